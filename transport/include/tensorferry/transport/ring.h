@@ -1,0 +1,110 @@
+// A bounded byte ring between one producer and one consumer in two processes. The shared part
+// (protocol.h, RingHeader) has no pointers and no lock; the process part below keeps its own indices and
+// believes the other side's only after checking them.
+//
+// Producer: claim → write → commit (or abort). Consumer: peek → copy out → consume. Records never wrap.
+// The wake-up protocol is model-checked in tests/model_check/.
+#pragma once
+
+#include <tensorferry/transport/deadline.h>
+#include <tensorferry/transport/error.h>
+#include <tensorferry/transport/protocol.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace tensorferry {
+
+// Bytes of one direction for a given data capacity (a power of two, at least 4096).
+constexpr std::size_t ring_bytes(std::size_t capacity) { return protocol::kRingDataAt + capacity; }
+
+// The largest body that a ring of this capacity takes; larger ones spill into an arena.
+constexpr std::size_t max_record_bytes(std::size_t capacity) {
+  return capacity / 4 - sizeof(protocol::RecordHeader);
+}
+
+enum class Urgency : std::uint8_t {
+  Lazy,    // wake only a thread that waits for messages
+  Urgent,  // wake the background thread too
+};
+
+// One thread at a time.
+class RingWriter {
+ public:
+  // `memory`: ring_bytes(capacity) bytes, zero when new, aligned to a page.
+  RingWriter(std::byte* memory, std::size_t capacity) noexcept;
+
+  // Room for a record's body, or nothing when the ring is full just now. Error Protocol: the consumer's
+  // index is impossible. `body_bytes` is at most max_record_bytes(). A second claim replaces the first.
+  Result<std::optional<std::span<std::byte>>> claim(std::size_t body_bytes) noexcept;
+  // Makes the claimed record visible, with `body_bytes` as written (at most what was claimed), and wakes the
+  // consumer if it sleeps: a system call only then.
+  void commit(protocol::RecordKind kind, std::size_t body_bytes, bool spilled, Urgency urgency) noexcept;
+  void abort() noexcept { claimed_ = false; }
+
+  // Sleeps until the consumer has made room for `body_bytes`, the deadline passed or `wake()` was called;
+  // wakes the consumer's background thread first so that somebody makes room. Spurious returns happen.
+  void wait_for_room(std::size_t body_bytes, const Deadline& deadline) noexcept;
+  // Ends a wait_for_room() of this process, from any thread.
+  void wake() noexcept;
+  std::size_t capacity() const noexcept { return capacity_; }
+
+ private:
+  bool has_room(std::size_t record_bytes, std::uint64_t head) const noexcept;
+
+  protocol::RingHeader* header_;
+  std::byte* data_;
+  std::size_t capacity_;
+  std::uint64_t tail_ = 0;         // ours, the truth
+  std::uint64_t cached_head_ = 0;  // the consumer's, as last seen
+  bool claimed_ = false;
+  std::size_t claimed_pad_ = 0;
+  std::size_t claimed_body_ = 0;
+};
+
+struct RingRecord {
+  protocol::RecordKind kind = protocol::RecordKind::Pad;
+  bool spilled = false;
+  std::span<const std::byte> body;  // in shared memory: copy it once, then use the copy
+};
+
+// One thread at a time, but for wake().
+class RingReader {
+ public:
+  RingReader(std::byte* memory, std::size_t capacity) noexcept;
+
+  // The next record, or nothing. Error Protocol: the producer's index or a record's header is impossible.
+  Result<std::optional<RingRecord>> peek() noexcept;
+  // Done with the record that peek() gave: its bytes may be overwritten.
+  void consume() noexcept;
+  // True if something may be there to peek. Cheap: one load.
+  bool ready() const noexcept;
+
+  // A waiting thread: spins briefly and adaptively (pause, then sched_yield), then sleeps until a record
+  // comes, the deadline passed or wake() was called. Spurious returns happen.
+  void wait(const Deadline& deadline) noexcept;
+  // Nobody waits from now on: urgent records shall wake the thread in background_wait(). False when records
+  // are there already; then nothing was armed.
+  bool arm_background() noexcept;
+  // Somebody reads again; the background thread sleeps on.
+  void disarm_background() noexcept;
+  // Sleeps until an urgent record came while armed, or wake_background() was called.
+  void background_wait() noexcept;
+  void wake() noexcept;             // ends wait(), from any thread
+  void wake_background() noexcept;  // ends background_wait()
+
+ private:
+  protocol::RingHeader* header_;
+  std::byte* data_;
+  std::size_t capacity_;
+  std::uint64_t head_ = 0;
+  std::size_t pending_ = 0;  // bytes that consume() will free
+  std::uint32_t background_seen_ = 0;
+  struct Spin {
+    std::uint32_t budget_ns = 50'000;  // adapts: what waiting has paid lately
+  } spin_;
+};
+
+}  // namespace tensorferry
