@@ -1,0 +1,52 @@
+// The embedded server: loads a repository of models and runs requests on them, in this process and its
+// stubs.
+#pragma once
+
+#include <tensorferry/server/model.h>
+#include <tensorferry/server/options.h>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tensorferry::server {
+
+// Thread-safe. After a fork the child's Server is void: every call fails with Closed and says so, and the
+// destructor touches nothing of the parent's.
+class Server {
+ public:
+  // Loads the models (in parallel) and waits until all are ready. An error names each model that failed to load;
+  // then nothing is left running.
+  static Result<std::unique_ptr<Server>> start(const std::filesystem::path& repository, ServerOptions options = {});
+  ~Server();  // shutdown()
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // A loaded model; the version that is served. NotFound says what is loaded.
+  Result<Model> model(const std::string& name, std::optional<std::int64_t> version = {}) const;
+  std::vector<std::string> model_names() const;
+
+  // Loads a model, or loads it anew: the new instances are ready before the old ones drain. Blocks.
+  Result<void> load(const std::string& name);
+  // Drains and ends the model's stubs; requests that come later fail with NotFound. Blocks until they are reaped.
+  Result<void> unload(const std::string& name);
+  bool ready() const noexcept;  // every loaded model is
+  bool ready(const std::string& name) const noexcept;
+
+  std::vector<ModelStatistics> statistics() const;
+  std::string metrics() const;  // Prometheus text format, families tensorferry_*
+
+  // Refuses new requests, waits for those in flight up to drain_timeout, finalizes and reaps the stubs.
+  void shutdown();
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tensorferry::server
