@@ -1,0 +1,120 @@
+#include "call_state.h"
+
+#include "scheduler.h"
+
+namespace tensorferry::server {
+
+void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request, std::function<void()> on_done) {
+  scheduler_ = std::move(scheduler);
+  std::swap(request_, request);  // keeps the memory of both
+  error_.reset();
+  on_done_ = std::move(on_done);
+  finished_.store(false, std::memory_order_relaxed);
+  completion_.reset();
+  batch_size_ = 1;
+  submitted_ = std::chrono::steady_clock::now();
+}
+
+void CallState::recycle() {
+  request_.clear();
+  response_.clear();
+  on_done_ = {};
+  scheduler_.reset();
+  std::scoped_lock lock(mutex_);
+  link_.reset();
+}
+
+void CallState::assign(std::shared_ptr<StubLink> link) {
+  {
+    std::scoped_lock lock(mutex_);
+    link_ = std::move(link);
+  }
+  assigned_.notify_one();
+}
+
+void CallState::respond(const Error* error, bool empty, bool final) noexcept {
+  // One response, or an error, ends the wait; what comes after it is a later issue's streams.
+  if (!final && empty) return;
+  finish(error);
+}
+
+void CallState::finish(const Error* error) noexcept {
+  if (finished_.exchange(true, std::memory_order_acq_rel)) return;
+  if (error) {
+    error_ = *error;
+    response_.clear();
+  }
+  auto took = std::chrono::steady_clock::now() - submitted_;
+  scheduler_->count_finished(error ? std::optional(error->code) : std::nullopt, took);
+  // After the signal the waiting thread may reuse this object, so the callback and the lock come first.
+  std::function<void()> on_done = std::move(on_done_);
+  on_done_ = {};
+  auto self = shared_from_this();
+  {
+    std::scoped_lock lock(mutex_);
+    completion_.signal();
+  }
+  assigned_.notify_one();
+  if (on_done) on_done();
+}
+
+bool CallState::wait(const Deadline& deadline) {
+  while (!completion_.done()) {
+    std::shared_ptr<StubLink> link;
+    {
+      std::unique_lock lock(mutex_);
+      auto may_go_on = [&] { return link_ || completion_.done(); };
+      if (!deadline) {
+        assigned_.wait(lock, may_go_on);
+      } else if (!assigned_.wait_until(lock, *deadline, may_go_on)) {
+        return false;
+      }
+      link = link_;
+    }
+    if (completion_.done()) break;
+    WaitStatus status = link->inbox().wait(completion_, deadline);
+    if (status == WaitStatus::TimedOut) return completion_.done();
+    if (status == WaitStatus::Failed) {
+      // The stub is gone: its supervisor fails or requeues this call in a moment.
+      std::unique_lock lock(mutex_);
+      auto moved = [&] { return link_ != link || completion_.done(); };
+      if (!deadline) {
+        assigned_.wait(lock, moved);
+      } else if (!assigned_.wait_until(lock, *deadline, moved)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+Result<void> CallState::take(Response& response) {
+  expects(completion_.done(), "take() comes after wait() returned true");
+  if (error_) return std::unexpected(*error_);
+  std::swap(response, response_);
+  return {};
+}
+
+void CallState::cancel(ErrorCode code, std::string why) {
+  std::shared_ptr<StubLink> link;
+  {
+    std::scoped_lock lock(mutex_);
+    link = link_;
+  }
+  Error error{code, std::move(why), {scheduler_->model_name(), {}, request_.id}};
+  scheduler_->forget(*this);
+  auto self = shared_from_this();
+  // The stub may still write a response: response_ is its, and error_ decides what the caller sees.
+  if (finished_.exchange(true, std::memory_order_acq_rel)) return;
+  error_ = std::move(error);
+  scheduler_->count_finished(code, std::chrono::steady_clock::now() - submitted_);
+  std::function<void()> on_done = std::move(on_done_);
+  {
+    std::scoped_lock lock(mutex_);
+    completion_.signal();
+  }
+  if (link) link->cancel(*this);
+  if (on_done) on_done();
+}
+
+}  // namespace tensorferry::server

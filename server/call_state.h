@@ -1,0 +1,67 @@
+// A submitted request from submit to take: where it waits, who runs it, how it ended.
+#pragma once
+
+#include <tensorferry/server/model.h>
+#include <tensorferry/transport/inbox.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "execution.h"
+#include "stub_link.h"
+
+namespace tensorferry::server {
+
+class Scheduler;
+
+// Life: queued → assigned (in a stub) → done; or back to queued when a stub died before it began.
+// Thread-safe as said at each function.
+class CallState final : public Execution, public std::enable_shared_from_this<CallState> {
+ public:
+  // New or reused: nobody else may hold it.
+  void prepare(std::shared_ptr<Scheduler> scheduler, Request&& request, std::function<void()> on_done);
+  // Makes a finished one ready to be pooled: lets go of everything but memory.
+  void recycle();
+
+  // Any thread.
+  const Request& request() const noexcept override { return request_; }
+  Response& response() noexcept override { return response_; }
+  void respond(const Error* error, bool empty, bool final) noexcept override;
+  void fail(const Error& error) noexcept { respond(&error, false, true); }
+  bool done() const noexcept { return completion_.done(); }
+  void cancel(ErrorCode code, std::string why);
+
+  // The waiting thread.
+  bool wait(const Deadline& deadline);
+  Result<void> take(Response& response);
+
+  // The scheduler, under its lock: which stub has it (none: back in the queue).
+  void assign(std::shared_ptr<StubLink> link);
+  std::int64_t batch_size() const noexcept { return batch_size_; }
+  void set_batch_size(std::int64_t size) noexcept { batch_size_ = size; }
+  std::chrono::steady_clock::time_point submitted() const noexcept { return submitted_; }
+
+ private:
+  void finish(const Error* error) noexcept;
+
+  std::shared_ptr<Scheduler> scheduler_;
+  Request request_;
+  Response response_;
+  std::optional<Error> error_;
+  std::function<void()> on_done_;
+  std::atomic<bool> finished_{false};  // the first to set it decides the outcome
+  Completion completion_;
+  std::int64_t batch_size_ = 1;
+  std::chrono::steady_clock::time_point submitted_;
+
+  std::mutex mutex_;  // guards link_
+  std::condition_variable assigned_;
+  std::shared_ptr<StubLink> link_;
+};
+
+}  // namespace tensorferry::server

@@ -1,0 +1,53 @@
+#include "host_arena.h"
+
+#include <algorithm>
+
+namespace tensorferry::server {
+
+HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options)
+    : authority_(std::move(authority)),
+      arena_(
+          options, [this](std::size_t bytes) { return grow(bytes); },
+          [this](SegmentId id) {
+            std::scoped_lock lock(mutex_);
+            std::erase_if(announced_, [id](const auto& segment) { return segment->id() == id; });
+            for (Subscriber* subscriber : subscribers_) subscriber->on_segment_dropped(id);
+          }) {}
+
+Result<std::shared_ptr<Segment>> HostArena::grow(std::size_t bytes) {
+  auto segment = authority_->create(bytes);
+  if (!segment) return segment;
+  std::scoped_lock lock(mutex_);
+  announced_.push_back(*segment);
+  for (Subscriber* subscriber : subscribers_) subscriber->on_segment(**segment);
+  return segment;
+}
+
+Result<Buffer> HostArena::allocate(std::size_t bytes) {
+  auto block = arena_.allocate(bytes);
+  if (!block) return std::unexpected(block.error());
+  return Buffer::shared(block->data, bytes, std::make_shared<HostBlock>(shared_from_this(), block->id));
+}
+
+Buffer HostArena::hold(BlockId block, std::byte* data, std::size_t bytes) {
+  expects(arena_.add_holder(block), "a live block is held once more");
+  return Buffer::shared(data, bytes, std::make_shared<HostBlock>(shared_from_this(), block));
+}
+
+void HostArena::subscribe(Subscriber& subscriber) {
+  std::scoped_lock lock(mutex_);
+  for (const auto& segment : announced_) subscriber.on_segment(*segment);
+  subscribers_.push_back(&subscriber);
+}
+
+void HostArena::unsubscribe(Subscriber& subscriber) {
+  std::scoped_lock lock(mutex_);
+  std::erase(subscribers_, &subscriber);
+}
+
+const HostBlock* HostBlock::of(const Buffer& buffer, const HostArena& arena) noexcept {
+  const auto* block = dynamic_cast<const HostBlock*>(buffer.holder().get());
+  return block && block->arena_.get() == &arena ? block : nullptr;
+}
+
+}  // namespace tensorferry::server

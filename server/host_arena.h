@@ -1,0 +1,69 @@
+// The arena of one model in the server: what callers fill and give, mapped by every stub of that model and
+// by no other.
+#pragma once
+
+#include <tensorferry/server/buffer.h>
+#include <tensorferry/transport/arena.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "segment_authority.h"
+
+namespace tensorferry::server {
+
+// Thread-safe. Lives until the last of its buffers is gone.
+class HostArena : public std::enable_shared_from_this<HostArena> {
+ public:
+  // Told of every segment, before anything in it is handed out. Must not call back.
+  class Subscriber {
+   public:
+    virtual ~Subscriber() = default;
+    virtual void on_segment(const Segment& segment) = 0;
+    virtual void on_segment_dropped(SegmentId id) = 0;
+  };
+
+  HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options);
+
+  // A block with one holder, which the Buffer is.
+  Result<Buffer> allocate(std::size_t bytes);
+  // A further holder of a range of a live block.
+  Buffer hold(BlockId block, std::byte* data, std::size_t bytes);
+
+  // Subscribes and is told of the segments that exist. Unsubscribe before the subscriber dies.
+  void subscribe(Subscriber& subscriber);
+  void unsubscribe(Subscriber& subscriber);
+
+  Arena& arena() noexcept { return arena_; }
+
+ private:
+  Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
+
+  std::shared_ptr<SegmentAuthority> authority_;
+  std::mutex mutex_;  // guards subscribers_
+  std::vector<Subscriber*> subscribers_;
+  std::vector<std::shared_ptr<Segment>> announced_;
+  Arena arena_;
+};
+
+// One hold on a block of a host arena.
+class HostBlock final : public BufferHolder {
+ public:
+  HostBlock(std::shared_ptr<HostArena> arena, BlockId block) : arena_(std::move(arena)), block_(block) {}
+  ~HostBlock() override { arena_->arena().release(block_); }
+  HostBlock(const HostBlock&) = delete;
+  HostBlock& operator=(const HostBlock&) = delete;
+
+  // The holder of `buffer` if it is a block of `arena`, else nullptr.
+  static const HostBlock* of(const Buffer& buffer, const HostArena& arena) noexcept;
+  BlockId block() const noexcept { return block_; }
+
+ private:
+  std::shared_ptr<HostArena> arena_;
+  BlockId block_;
+};
+
+}  // namespace tensorferry::server

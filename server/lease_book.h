@@ -1,0 +1,67 @@
+// What of the host arena is lent to one stub: lease → range of a block, with the block held once per lease.
+#pragma once
+
+#include <tensorferry/transport/arena.h>
+
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+
+namespace tensorferry::server {
+
+// One thread at a time.
+class LeaseBook {
+ public:
+  struct Range {
+    BlockId block = 0;
+    SegmentId segment = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+    std::byte* data = nullptr;
+    bool contains(SegmentId in, std::uint64_t at, std::uint64_t size) const noexcept {
+      return in == segment && at >= offset && size <= bytes && at - offset <= bytes - size;
+    }
+  };
+
+  explicit LeaseBook(Arena& arena) : arena_(arena) {}
+  ~LeaseBook() { clear(); }
+  LeaseBook(const LeaseBook&) = delete;
+  LeaseBook& operator=(const LeaseBook&) = delete;
+
+  // Lends the range: holds the block once more. Returns the lease.
+  std::uint64_t lend(const Range& range) {
+    expects(arena_.add_holder(range.block), "what is lent is a live block");
+    leases_.emplace(++last_, range);
+    return last_;
+  }
+  // Takes over a hold that the caller has.
+  std::uint64_t lend_held(const Range& range) {
+    leases_.emplace(++last_, range);
+    return last_;
+  }
+  std::optional<Range> find(std::uint64_t lease) const {
+    auto it = leases_.find(lease);
+    return it == leases_.end() ? std::nullopt : std::optional(it->second);
+  }
+  // Given back; false when it isn't lent.
+  bool release(std::uint64_t lease) {
+    auto it = leases_.find(lease);
+    if (it == leases_.end()) return false;
+    arena_.release(it->second.block);
+    leases_.erase(it);
+    return true;
+  }
+  // The stub is dead: everything is given back.
+  void clear() {
+    for (const auto& [lease, range] : leases_) arena_.release(range.block);
+    leases_.clear();
+  }
+  std::size_t size() const noexcept { return leases_.size(); }
+
+ private:
+  Arena& arena_;
+  std::uint64_t last_ = 0;
+  std::unordered_map<std::uint64_t, Range> leases_;
+};
+
+}  // namespace tensorferry::server

@@ -1,0 +1,13 @@
+// Statistics as Prometheus text (exposition format 0.0.4).
+#pragma once
+
+#include <tensorferry/server/model.h>
+
+#include <span>
+#include <string>
+
+namespace tensorferry::server {
+
+std::string metrics_text(std::span<const ModelStatistics> models, const CopyCounts& copies);
+
+}  // namespace tensorferry::server

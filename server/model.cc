@@ -1,0 +1,53 @@
+#include <tensorferry/server/model.h>
+
+#include "call_state.h"
+#include "model_state.h"
+
+namespace tensorferry::server {
+
+Call::Call(std::shared_ptr<CallState> state) : state_(std::move(state)) {}
+
+bool Call::wait(const Deadline& deadline) { return state_->wait(deadline); }
+bool Call::done() const noexcept { return state_->done(); }
+Result<void> Call::take(Response& response) { return state_->take(response); }
+void Call::cancel(ErrorCode code, std::string why) { state_->cancel(code, std::move(why)); }
+
+Model::Model(std::shared_ptr<ModelState> state) : state_(std::move(state)) {}
+
+const std::string& Model::name() const noexcept { return state_->name(); }
+std::int64_t Model::version() const noexcept { return state_->version(); }
+const ModelConfig& Model::config() const noexcept { return state_->config(); }
+bool Model::ready() const noexcept { return state_->ready(); }
+ModelStatistics Model::statistics() const { return state_->statistics(); }
+
+Result<Buffer> Model::allocate(std::size_t bytes) { return state_->allocate(bytes); }
+
+Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
+  auto buffer = state_->allocate(bytes.size());
+  if (!buffer) return buffer;
+  CopyKind kind = bytes.size() < protocol::kInlineBelowBytes ? CopyKind::Inline : CopyKind::Host;
+  copy_payload(buffer->bytes().data(), bytes.data(), bytes.size(), kind);
+  return buffer;
+}
+
+Result<Call> Model::submit(Request&& request, std::function<void()> on_done) {
+  auto call = state_->submit(std::move(request), std::move(on_done));
+  if (!call) return std::unexpected(call.error());
+  return Call(std::move(*call));
+}
+
+Result<void> Model::infer(Request& request, Response& response, const Deadline& deadline) {
+  auto call = state_->submit(std::move(request), {});
+  if (!call) return std::unexpected(call.error());
+  if (!(*call)->wait(deadline)) {
+    (*call)->cancel(ErrorCode::DeadlineExceeded, "no answer from model '" + name() +
+                                                     "' within the request's timeout; it was cancelled (the stub is "
+                                                     "left alone: set TENSORFERRY_EXECUTE_TIMEOUT_S to have a hung one "
+                                                     "killed)");
+  }
+  Result<void> taken = (*call)->take(response);
+  state_->recycle(std::move(*call));
+  return taken;
+}
+
+}  // namespace tensorferry::server

@@ -1,0 +1,248 @@
+#include "model_state.h"
+
+#include <tensorferry/transport/fork_guard.h>
+
+#include <nlohmann/json.hpp>
+
+#include "execution_env.h"
+#include "memory_options.h"
+
+namespace tensorferry::server {
+namespace {
+
+constexpr std::size_t kPooledCalls = 64;
+
+SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_queue) {
+  SchedulerOptions options;
+  options.model = config.name;
+  options.max_batch_size = config.max_batch_size;
+  options.max_queue = max_queue;
+  if (config.dynamic_batching && config.max_batch_size > 0) {
+    options.dynamic_batching = true;
+    options.preferred_batch_sizes = config.dynamic_batching->preferred_batch_size;
+    options.max_queue_delay = std::chrono::microseconds(config.dynamic_batching->max_queue_delay_us);
+    if (config.dynamic_batching->max_queue_size > 0) options.max_queue = config.dynamic_batching->max_queue_size;
+    options.depth = 1;  // a batch that waits in a stub's ring could have grown here
+  }
+  return options;
+}
+
+// "TENSORFERRY_EXECUTE_TIMEOUT_S" and the like: seconds, with fractions.
+std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std::string& key) {
+  auto it = config.parameters.find(key);
+  if (it == config.parameters.end()) return {};
+  return std::chrono::milliseconds(static_cast<std::int64_t>(std::strtod(it->second.c_str(), nullptr) * 1000));
+}
+
+}  // namespace
+
+ModelState::ModelState(ModelSource source, const ServerOptions& options, std::shared_ptr<SegmentAuthority> segments,
+                       std::shared_ptr<Logger> logger)
+    : source_(std::move(source)),
+      options_(options),
+      segments_(std::move(segments)),
+      logger_(std::move(logger)),
+      host_(std::make_shared<HostArena>(segments_, arena_options(options))),
+      generation_(fork_generation()) {}
+
+Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source, const ServerOptions& options,
+                                                     std::shared_ptr<SegmentAuthority> segments,
+                                                     std::shared_ptr<Logger> logger) {
+  std::shared_ptr<ModelState> state(new ModelState(std::move(source), options, std::move(segments), std::move(logger)));
+  if (auto started = state->start(); !started) {
+    state->unload(std::chrono::milliseconds(0));
+    return std::unexpected(started.error());
+  }
+  return state;
+}
+
+ModelState::~ModelState() {
+  if (fork_generation() == generation_) unload(std::chrono::milliseconds(0));
+}
+
+std::vector<ModelState::Placement> ModelState::placements() const {
+  std::vector<Placement> result;
+  const ModelConfig& config = source_.config;
+  for (std::size_t group = 0; group < config.instance_groups.size(); ++group) {
+    const auto& entry = config.instance_groups[group];
+    std::string prefix = entry.name.empty() ? source_.name + "_" + std::to_string(group) : entry.name;
+    std::vector<std::int64_t> devices(entry.gpus.begin(), entry.gpus.end());
+    if (devices.empty()) devices.push_back(0);
+    std::size_t number = 0;
+    for (std::int64_t device : devices) {
+      for (std::int64_t i = 0; i < entry.count; ++i) {
+        result.push_back({prefix + "_" + std::to_string(number++), entry.kind, device});
+      }
+    }
+  }
+  if (result.empty()) result.push_back({source_.name + "_0_0", "CPU", 0});
+  return result;
+}
+
+std::string ModelState::initialize_args(const Placement& placement) const {
+  nlohmann::json args = {{"model_config", source_.config.json},
+                         {"model_instance_kind", placement.kind},
+                         {"model_instance_name", placement.name},
+                         {"model_instance_device_id", std::to_string(placement.device)},
+                         {"model_repository", source_.directory.string()},
+                         {"model_version", std::to_string(source_.version)},
+                         {"model_name", source_.name}};
+  return args.dump();
+}
+
+Result<InstanceSpec> ModelState::spec(std::size_t index, const Placement& placement) const {
+  auto command = stub_command(source_.config, source_.directory, options_.python, options_.payload);
+  if (!command) return std::unexpected(command.error());
+  InstanceSpec spec;
+  spec.link = {source_.name, placement.name, index, options_.ring_bytes, arena_options(options_)};
+  spec.command = std::move(*command);
+  spec.model_path = source_.model_file.string();
+  spec.args = initialize_args(placement);
+  spec.limits = {seconds_parameter(source_.config, "TENSORFERRY_EXECUTE_TIMEOUT_S"),
+                 seconds_parameter(source_.config, "TENSORFERRY_SLOW_EXECUTE_S")};
+  spec.load_timeout = options_.load_timeout;
+  spec.finalize_timeout = options_.finalize_timeout;
+  return spec;
+}
+
+void ModelState::add_instance(InstanceSpec spec) {
+  std::size_t index = spec.link.index;
+  instances_.push_back(std::make_unique<ModelInstance>(
+      std::move(spec), segments_, host_, *this, logger_,
+      [this, index](std::shared_ptr<StubLink> link) { scheduler_->set_link(index, std::move(link)); }));
+}
+
+// The first stub completes the config, then goes on as the first instance; the others start as soon as the config
+// is known, beside it.
+Result<void> ModelState::start() {
+  auto first = spec(0, placements().front());
+  if (!first) return std::unexpected(first.error());
+  std::promise<Result<void>> known;
+  first->config_to_complete = source_.config.json;
+  first->on_completed = [this, &known](Result<std::string> completed) -> Result<std::string> {
+    Result<void> outcome = completed ? complete_config(*completed) : std::unexpected(completed.error());
+    std::string args = outcome ? initialize_args(placements().front()) : "";
+    known.set_value(outcome);
+    if (!outcome) return std::unexpected(outcome.error());
+    return args;
+  };
+  add_instance(std::move(*first));
+  if (auto outcome = known.get_future().get(); !outcome) return outcome;
+
+  auto all = placements();
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    auto more = spec(i, all[i]);
+    if (!more) return std::unexpected(more.error());
+    add_instance(std::move(*more));
+  }
+  for (const auto& instance : instances_) {
+    if (auto loaded = instance->wait_loaded(); !loaded) return loaded;
+  }
+  return {};
+}
+
+Result<void> ModelState::complete_config(const std::string& completed) {
+  auto config = ModelConfig::from_json(completed, source_.name);
+  if (!config) return std::unexpected(config.error());
+  source_.config = std::move(*config);
+  scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue), placements().size());
+  return {};
+}
+
+void ModelState::unload(std::chrono::milliseconds drain_timeout) {
+  std::call_once(unloaded_, [&] {
+    unloading_.store(true);
+    Error closed{ErrorCode::Closed, "model '" + source_.name + "' was unloaded", {source_.name, {}, {}}};
+    if (scheduler_) {
+      scheduler_->close(closed);
+      scheduler_->drain(Clock::now() + drain_timeout);
+      scheduler_->fail_queued(closed);
+    }
+    for (const auto& instance : instances_) instance->request_stop();
+    for (const auto& instance : instances_) instance->join();
+    if (scheduler_) scheduler_->fail_queued(closed);
+  });
+}
+
+bool ModelState::ready() const noexcept {
+  if (unloading_.load()) return false;
+  for (const auto& instance : instances_) {
+    if (instance->ready()) return true;
+  }
+  return false;
+}
+
+Result<Buffer> ModelState::allocate(std::size_t bytes) {
+  if (fork_generation() != generation_) return std::unexpected(void_after_fork(source_.name));
+  if (bytes < protocol::kInlineBelowBytes) return Buffer::ordinary(bytes);
+  auto buffer = host_->allocate(bytes);
+  if (!buffer) buffer.error().context.model = source_.name;
+  return buffer;
+}
+
+std::shared_ptr<CallState> ModelState::take_call() {
+  std::scoped_lock lock(pool_mutex_);
+  // One that the reading thread has not let go of yet is left for later.
+  for (auto it = pool_.rbegin(); it != pool_.rend(); ++it) {
+    if (it->use_count() != 1) continue;
+    std::shared_ptr<CallState> call = std::move(*it);
+    pool_.erase(std::next(it).base());
+    return call;
+  }
+  return std::make_shared<CallState>();
+}
+
+void ModelState::recycle(std::shared_ptr<CallState> call) {
+  call->recycle();
+  std::scoped_lock lock(pool_mutex_);
+  if (pool_.size() < kPooledCalls) pool_.push_back(std::move(call));
+}
+
+Result<std::shared_ptr<CallState>> ModelState::submit(Request&& request, std::function<void()> on_done) {
+  if (fork_generation() != generation_) return std::unexpected(void_after_fork(source_.name));
+  std::int64_t batch = 1;
+  if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
+  for (Tensor& input : request.inputs) {
+    // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
+    if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_)) continue;
+    auto copy = allocate(input.data.size());
+    if (!copy) return std::unexpected(copy.error());
+    copy_payload(copy->bytes().data(), input.data.bytes().data(), input.data.size());
+    input.data = std::move(*copy);
+  }
+  std::shared_ptr<CallState> call = take_call();
+  call->prepare(scheduler_, std::move(request), std::move(on_done));
+  call->set_batch_size(batch);
+  if (auto queued = scheduler_->submit(call); !queued) return std::unexpected(queued.error());
+  return call;
+}
+
+ModelStatistics ModelState::statistics() const {
+  ModelStatistics result;
+  result.name = source_.name;
+  result.version = source_.version;
+  result.ready = ready();
+  SchedulerCounts counts = scheduler_->counts();
+  result.succeeded = counts.succeeded;
+  result.failed = counts.failed;
+  result.cancelled = counts.cancelled;
+  result.executions = counts.executions;
+  result.queue_ns = counts.queue_ns;
+  result.execute_ns = counts.execute_ns;
+  result.total_ns = counts.total_ns;
+  result.stub_copied_bytes = counts.stub_copied_bytes;
+  result.queued = counts.queued;
+  result.in_flight = counts.in_flight;
+  ArenaStatistics arena = host_->arena().statistics();
+  result.arena_bytes_in_use = arena.bytes_in_use;
+  result.arena_peak_bytes = arena.peak_segment_bytes;
+  for (const auto& instance : instances_) result.instances.push_back(instance->statistics());
+  return result;
+}
+
+void ModelState::trim() {
+  host_->arena().trim(0);
+  for (const auto& instance : instances_) instance->trim();
+}
+
+}  // namespace tensorferry::server

@@ -1,0 +1,240 @@
+#include "scheduler.h"
+
+#include <algorithm>
+
+namespace tensorferry::server {
+
+Scheduler::Scheduler(SchedulerOptions options, std::size_t instances)
+    : options_(std::move(options)), slots_(instances) {
+  if (options_.dynamic_batching && options_.max_queue_delay.count() > 0) {
+    timer_ = std::thread([this] { run_timer(); });
+  }
+}
+
+Scheduler::~Scheduler() {
+  {
+    std::scoped_lock lock(mutex_);
+    stopping_ = true;
+  }
+  timer_changed_.notify_all();
+  if (timer_.joinable()) timer_.join();
+}
+
+Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
+  {
+    std::scoped_lock lock(mutex_);
+    if (closed_) return std::unexpected(*closed_);
+    if (queue_.size() >= options_.max_queue) {
+      return std::unexpected(Error{ErrorCode::QueueFull,
+                                   "the queue of model '" + options_.model + "' is full (" +
+                                       std::to_string(options_.max_queue) +
+                                       " requests): send fewer at a time, or raise max_queue_size in its config",
+                                   {options_.model, {}, call->request().id}});
+    }
+    queue_.push_back(call);
+    ++counts_.in_flight;
+  }
+  dispatch();
+  return {};
+}
+
+void Scheduler::forget(CallState& call) {
+  std::scoped_lock lock(mutex_);
+  std::erase_if(queue_, [&](const auto& queued) { return queued.get() == &call; });
+}
+
+void Scheduler::set_link(std::size_t instance, std::shared_ptr<StubLink> link) {
+  {
+    std::scoped_lock lock(mutex_);
+    slots_[instance].link = std::move(link);
+    slots_[instance].inside = 0;
+  }
+  dispatch();
+}
+
+void Scheduler::close(Error why) {
+  std::scoped_lock lock(mutex_);
+  if (!closed_) closed_ = std::move(why);
+}
+
+void Scheduler::fail_queued(const Error& why) {
+  std::deque<std::shared_ptr<CallState>> failed;
+  {
+    std::scoped_lock lock(mutex_);
+    failed.swap(queue_);
+  }
+  for (const auto& call : failed) {
+    Error error = why;
+    error.context.request_id = call->request().id;
+    call->fail(error);
+  }
+}
+
+bool Scheduler::drain(const Deadline& deadline) {
+  std::unique_lock lock(mutex_);
+  auto empty = [this] { return counts_.in_flight == 0; };
+  if (!deadline) {
+    drained_.wait(lock, empty);
+    return true;
+  }
+  return drained_.wait_until(lock, *deadline, empty);
+}
+
+SchedulerCounts Scheduler::counts() const {
+  std::scoped_lock lock(mutex_);
+  SchedulerCounts counts = counts_;
+  counts.queued = queue_.size();
+  return counts;
+}
+
+void Scheduler::count_finished(std::optional<ErrorCode> failed, std::chrono::steady_clock::duration took) noexcept {
+  std::scoped_lock lock(mutex_);
+  if (!failed) {
+    ++counts_.succeeded;
+  } else if (*failed == ErrorCode::Cancelled || *failed == ErrorCode::DeadlineExceeded) {
+    ++counts_.cancelled;
+  } else {
+    ++counts_.failed;
+  }
+  counts_.total_ns += static_cast<std::uint64_t>(std::chrono::nanoseconds(took).count());
+  if (--counts_.in_flight == 0) drained_.notify_all();
+}
+
+void Scheduler::executed(std::uint64_t execute_ns, std::uint64_t copied_bytes) noexcept {
+  std::scoped_lock lock(mutex_);
+  ++counts_.executions;
+  counts_.execute_ns += execute_ns;
+  counts_.stub_copied_bytes += copied_bytes;
+}
+
+void Scheduler::batch_done(std::size_t instance) noexcept {
+  {
+    std::scoped_lock lock(mutex_);
+    if (slots_[instance].inside > 0) --slots_[instance].inside;
+    if (queue_.empty()) return;
+  }
+  dispatch();
+}
+
+void Scheduler::give_back(Batch batch) noexcept {
+  {
+    std::scoped_lock lock(mutex_);
+    for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
+      auto call = std::static_pointer_cast<CallState>(*it);
+      if (call->done()) continue;
+      call->assign(nullptr);
+      queue_.push_front(std::move(call));
+    }
+  }
+  dispatch();
+}
+
+std::optional<std::size_t> Scheduler::least_busy() const {
+  std::optional<std::size_t> best;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i].link || slots_[i].inside >= options_.depth) continue;
+    if (!best || slots_[i].inside < slots_[*best].inside) best = i;
+  }
+  return best;
+}
+
+// How many of the queue's first requests make the next batch; 0: wait until `again`.
+std::size_t Scheduler::batch_length(TimePoint now, std::optional<TimePoint>& again) const {
+  if (!options_.dynamic_batching) return 1;
+  std::int64_t total = 0;
+  std::size_t length = 0, preferred_length = 0;
+  for (const auto& call : queue_) {
+    if (length > 0 && total + call->batch_size() > options_.max_batch_size) break;
+    total += call->batch_size();
+    ++length;
+    if (std::ranges::find(options_.preferred_batch_sizes, total) != options_.preferred_batch_sizes.end()) {
+      preferred_length = length;
+    }
+  }
+  if (total >= options_.max_batch_size || options_.max_queue_delay.count() == 0) {
+    return preferred_length > 0 ? preferred_length : length;
+  }
+  if (preferred_length > 0) return preferred_length;
+  TimePoint due = queue_.front()->submitted() + options_.max_queue_delay;
+  if (now >= due) return length;
+  again = due;
+  return 0;
+}
+
+bool Scheduler::next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link,
+                           std::optional<TimePoint>& again) {
+  if (queue_.empty()) return false;
+  auto idle = least_busy();
+  if (!idle) return false;
+  auto now = std::chrono::steady_clock::now();
+  std::size_t length = batch_length(now, again);
+  if (length == 0) return false;
+  instance = *idle;
+  link = slots_[instance].link;
+  ++slots_[instance].inside;
+  if (!spare_batches_.empty()) {
+    batch = std::move(spare_batches_.back());
+    spare_batches_.pop_back();
+  }
+  for (std::size_t i = 0; i < length; ++i) {
+    auto& call = queue_.front();
+    counts_.queue_ns += static_cast<std::uint64_t>(std::chrono::nanoseconds(now - call->submitted()).count());
+    batch.push_back(std::move(call));
+    queue_.pop_front();
+  }
+  return true;
+}
+
+void Scheduler::dispatch() {
+  while (true) {
+    Batch batch;
+    std::size_t instance = 0;
+    std::shared_ptr<StubLink> link;
+    std::optional<TimePoint> again;
+    {
+      std::scoped_lock lock(mutex_);
+      if (!next_batch(batch, instance, link, again)) {
+        if (again && (!timer_at_ || *again < *timer_at_)) {
+          timer_at_ = again;
+          timer_changed_.notify_one();
+        }
+        return;
+      }
+    }
+    // Assigned first: the answer may be there before execute() returns.
+    for (auto& execution : batch) static_cast<CallState&>(*execution).assign(link);
+    auto sent = link->execute(batch);
+    if (!sent) {
+      std::scoped_lock lock(mutex_);
+      if (slots_[instance].link == link) slots_[instance].link = nullptr;  // its supervisor brings the next
+      for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
+        auto call = std::static_pointer_cast<CallState>(*it);
+        call->assign(nullptr);
+        queue_.push_front(std::move(call));
+      }
+    }
+    batch.clear();
+    std::scoped_lock lock(mutex_);
+    spare_batches_.push_back(std::move(batch));
+  }
+}
+
+void Scheduler::run_timer() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    if (!timer_at_) {
+      timer_changed_.wait(lock);
+      continue;
+    }
+    if (std::chrono::steady_clock::now() < *timer_at_) {
+      timer_changed_.wait_until(lock, TimePoint(*timer_at_));
+      continue;
+    }
+    timer_at_.reset();
+    lock.unlock();
+    dispatch();
+    lock.lock();
+  }
+}
+
+}  // namespace tensorferry::server

@@ -1,0 +1,97 @@
+// Decides which requests go to which instance, and when. One strategy per model: in order of arrival to
+// the least busy instance, in batches where the config asks for dynamic batching. No thread of its own but
+// for a batching delay: whoever submits a request or reads an answer moves the queue on.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "call_state.h"
+#include "execution.h"
+
+namespace tensorferry::server {
+
+struct SchedulerOptions {
+  std::string model;
+  std::int64_t max_batch_size = 0;  // 0: requests have no batch dimension
+  bool dynamic_batching = false;
+  std::vector<std::int64_t> preferred_batch_sizes;
+  std::chrono::microseconds max_queue_delay{0};
+  std::size_t max_queue = 65'536;
+  // Batches inside one stub: one that runs and one that waits in its ring, so that it need not wait for us.
+  std::size_t depth = 2;
+};
+
+struct SchedulerCounts {
+  std::uint64_t succeeded = 0, failed = 0, cancelled = 0, executions = 0;
+  std::uint64_t queue_ns = 0, execute_ns = 0, total_ns = 0, stub_copied_bytes = 0;
+  std::size_t queued = 0, in_flight = 0;
+};
+
+// Thread-safe. Instances are numbered from 0.
+class Scheduler final : public InstanceEvents, public std::enable_shared_from_this<Scheduler> {
+ public:
+  Scheduler(SchedulerOptions options, std::size_t instances);
+  ~Scheduler() override;
+
+  // Errors: QueueFull, Closed.
+  Result<void> submit(const std::shared_ptr<CallState>& call);
+  // Takes it out of the queue if it is there.
+  void forget(CallState& call);
+  // Where an instance's batches go from now on; nullptr while it has no stub.
+  void set_link(std::size_t instance, std::shared_ptr<StubLink> link);
+  // Refuses what comes from now on.
+  void close(Error why);
+  // Fails what still waits in the queue.
+  void fail_queued(const Error& why);
+  // True when nothing waits or runs any more; waits up to the deadline.
+  bool drain(const Deadline& deadline);
+
+  const std::string& model_name() const noexcept { return options_.model; }
+  SchedulerCounts counts() const;
+  void count_finished(std::optional<ErrorCode> failed, std::chrono::steady_clock::duration took) noexcept;
+
+  // InstanceEvents
+  void batch_done(std::size_t instance) noexcept override;
+  void give_back(Batch batch) noexcept override;
+  void executed(std::uint64_t execute_ns, std::uint64_t copied_bytes) noexcept override;
+
+ private:
+  struct Slot {
+    std::shared_ptr<StubLink> link;
+    std::size_t inside = 0;
+  };
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  void dispatch();
+  // Under mutex_: the next batch and its instance, or false. `again` is set to when to look anew.
+  bool next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link, std::optional<TimePoint>& again);
+  std::optional<std::size_t> least_busy() const;
+  std::size_t batch_length(TimePoint now, std::optional<TimePoint>& again) const;
+  void run_timer();
+
+  const SchedulerOptions options_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::deque<std::shared_ptr<CallState>> queue_;
+  std::vector<Slot> slots_;
+  std::vector<Batch> spare_batches_;
+  std::optional<Error> closed_;
+  SchedulerCounts counts_;
+  std::optional<TimePoint> timer_at_;
+  bool stopping_ = false;
+  std::condition_variable timer_changed_;
+  std::condition_variable drained_;
+  std::thread timer_;
+};
+
+}  // namespace tensorferry::server

@@ -1,0 +1,341 @@
+// Opening, sending and closing; what comes back is in stub_link_answers.cc.
+#include "stub_link.h"
+
+#include <tensorferry/transport/version.h>
+
+#include <algorithm>
+
+#include "stub_lease.h"
+
+namespace tensorferry::server {
+namespace {
+
+// How long a message to a stub may find no room before the stub counts as hung. Batches in flight are
+// bounded so that the ring has room for them; only a stub that lies can fill it.
+constexpr std::chrono::seconds kSendPatience{10};
+
+Deadline patience() { return Clock::now() + kSendPatience; }
+
+protocol::Parameter to_wire(const std::pair<std::string, ParameterValue>& entry) {
+  protocol::Parameter wire;
+  wire.key = entry.first;
+  struct Fill {
+    protocol::Parameter& wire;
+    void operator()(std::int64_t value) { wire.integer = value; }
+    void operator()(bool value) {
+      wire.kind = protocol::ParameterKind::Bool;
+      wire.integer = value;
+    }
+    void operator()(double value) {
+      wire.kind = protocol::ParameterKind::Double;
+      wire.number = value;
+    }
+    void operator()(const std::string& value) {
+      wire.kind = protocol::ParameterKind::String;
+      wire.text = value;
+    }
+  };
+  std::visit(Fill{wire}, entry.second);
+  return wire;
+}
+
+}  // namespace
+
+StubLink::StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
+                   std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<HostArena> host,
+                   InstanceEvents& events, std::shared_ptr<Logger> logger)
+    : options_(std::move(options)),
+      socket_(std::move(socket)),
+      segments_(std::move(segments)),
+      host_(std::move(host)),
+      events_(events),
+      logger_(std::move(logger)),
+      lent_(host_->arena()) {}
+
+Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options, std::shared_ptr<ControlSocket> socket,
+                                                 std::shared_ptr<SegmentAuthority> segments,
+                                                 std::shared_ptr<HostArena> host, InstanceEvents& events,
+                                                 std::shared_ptr<Logger> logger) {
+  std::shared_ptr<StubLink> link(new StubLink(std::move(options), std::move(socket), std::move(segments),
+                                              std::move(host), events, std::move(logger)));
+  if (auto started = link->start(); !started) return std::unexpected(started.error());
+  return link;
+}
+
+Result<void> StubLink::start() {
+  auto ring = segments_->create(channel_bytes(options_.ring_capacity));
+  if (!ring) return std::unexpected(ring.error());
+  Channel::Options channel;
+  channel.ring_capacity = options_.ring_capacity;
+  channel.spill_arena = &host_->arena();
+  channel.resolve = [this](const protocol::MemoryRef& memory) {
+    return stub_segments_.resolve(memory.place, memory.offset, memory.bytes);
+  };
+  channel.issue_lease = [this](BlockId id) {
+    Block block = host_->arena().lookup(id).value();
+    std::scoped_lock lock(mutex_);
+    return lent_.lend_held({id, block.segment, block.offset, block.bytes, block.data});
+  };
+  channel_ = std::make_unique<Channel>(*ring, Side::Server, std::move(channel),
+                                       [this](const Received& message) { return on_message(message); });
+
+  protocol::Welcome welcome;
+  welcome.build_id = kBuildId;
+  welcome.instance = options_.instance;
+  welcome.ring_capacity = options_.ring_capacity;
+  welcome.arena_initial_bytes = options_.arena.initial_bytes;
+  welcome.arena_growth_bytes = options_.arena.growth_bytes;
+  welcome.arena_max_bytes = options_.arena.max_bytes;
+  if (auto sent = socket_->send(welcome, (*ring)->fd(), patience()); !sent) return sent;
+  host_->subscribe(*this);
+  background_ = std::thread([this] { channel_->inbox().serve_background(); });
+  return {};
+}
+
+StubLink::~StubLink() {
+  host_->unsubscribe(*this);
+  if (channel_) channel_->close({ErrorCode::Closed, "the stub's link was destroyed", {}});
+  if (background_.joinable()) background_.join();
+}
+
+void StubLink::on_segment(const Segment& segment) {
+  protocol::Segment message{segment.id(), protocol::SegmentRole::Host, segment.bytes(), 0};
+  if (auto sent = socket_->send(message, segment.fd(), patience()); !sent) channel_->close(sent.error());
+}
+
+void StubLink::on_segment_dropped(SegmentId id) {
+  if (auto sent = socket_->send(protocol::SegmentDropped{id}, -1, patience()); !sent) channel_->close(sent.error());
+}
+
+void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
+  std::size_t in_use = stub_arena_bytes();
+  std::size_t max = options_.arena.max_bytes;
+  protocol::SegmentDenied denied;
+  denied.reply_to = request.number;
+  std::string text;
+  if (request.bytes > max || in_use > max - request.bytes) {
+    text = "the arena of instance '" + options_.instance + "' holds " + std::to_string(in_use) +
+           " bytes in segments and may hold " + std::to_string(max) + ": " + std::to_string(request.bytes) +
+           " more don't fit; raise arena_max_bytes, or keep fewer or smaller tensors at a time";
+  } else if (auto segment = segments_->create(request.bytes); !segment) {
+    denied.code = segment.error().code;
+    text = segment.error().message;
+  } else {
+    stub_segments_.insert(*segment);
+    {
+      std::scoped_lock lock(mutex_);
+      stub_arena_bytes_ += (*segment)->bytes();
+      stub_arena_peak_ = std::max(stub_arena_peak_, stub_arena_bytes_);
+    }
+    protocol::Segment message{(*segment)->id(), protocol::SegmentRole::Stub, (*segment)->bytes(), request.number};
+    if (auto sent = socket_->send(message, (*segment)->fd(), patience()); !sent) channel_->close(sent.error());
+    return;
+  }
+  denied.error = text;
+  if (auto sent = socket_->send(denied, -1, patience()); !sent) channel_->close(sent.error());
+}
+
+void StubLink::on_stub_dropped_segment(SegmentId id) {
+  auto segment = stub_segments_.find(id);
+  if (!segment) return;
+  stub_segments_.erase(id);
+  std::scoped_lock lock(mutex_);
+  stub_arena_bytes_ -= segment->bytes();
+}
+
+std::size_t StubLink::take_slot() {
+  if (free_slots_.empty()) {
+    in_flight_.emplace_back();
+    return in_flight_.size() - 1;
+  }
+  std::size_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+// A request's number is its place in the table and a count that never repeats, so that an answer is found at
+// once and a stale or invented number is noticed.
+Result<void> StubLink::execute(Batch& batch) {
+  std::scoped_lock sending(send_mutex_);
+  std::uint64_t number = 0;
+  {
+    std::scoped_lock lock(mutex_);
+    if (closed_ || channel_->closed()) {
+      return failure(ErrorCode::Unavailable, "Stub process '" + options_.instance + "' is not healthy.");
+    }
+    number = next_number_++;
+    RunningBatch running;
+    running.number = number;
+    running.since = std::chrono::steady_clock::now();
+    for (auto& execution : batch) {
+      std::size_t slot = take_slot();
+      in_flight_[slot] = {(next_number_++ << 20) | slot, number, execution};
+      running.slots.push_back(slot);
+    }
+    running_.push_back(std::move(running));
+  }
+  auto sent = send_batch(number, batch);
+  if (sent) return {};
+  std::scoped_lock lock(mutex_);
+  for (const auto& release : lent_now_) lent_.release(release);
+  auto it = std::ranges::find(running_, number, &RunningBatch::number);
+  if (it == running_.end()) return {};  // close() has seen to it already
+  for (std::size_t slot : it->slots) free_slot(slot);
+  running_.erase(it);
+  return sent;
+}
+
+void StubLink::free_slot(std::size_t slot) {
+  in_flight_[slot] = {};
+  free_slots_.push_back(slot);
+}
+
+Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch) {
+  requests_.clear();
+  tensors_.clear();
+  parameters_.clear();
+  names_.clear();
+  lent_now_.clear();
+  // Views into these vectors are taken while they fill, so they must not move.
+  std::size_t tensors = 0, parameters = 0, names = 0;
+  for (const auto& execution : batch) {
+    tensors += execution->request().inputs.size();
+    parameters += execution->request().parameters.size();
+    names += execution->request().outputs.size();
+  }
+  tensors_.reserve(tensors);
+  parameters_.reserve(parameters);
+  names_.reserve(names);
+  {
+    std::scoped_lock lock(mutex_);
+    auto it = std::ranges::find(running_, number, &RunningBatch::number);
+    if (it == running_.end()) return failure(ErrorCode::Unavailable, "the stub ended");
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      describe(batch[i]->request(), in_flight_[it->slots[i]].number);
+    }
+  }
+  channel_->take_releases(releases_);
+  protocol::Execute message;
+  message.batch = number;
+  message.requests = requests_;
+  message.releases = releases_;
+  return channel_->send(message, Urgency::Lazy, patience());
+}
+
+void StubLink::describe(const Request& request, std::uint64_t number) {
+  protocol::RequestRecord record;
+  record.request = number;
+  record.id = request.id;
+  record.correlation = request.correlation_id;
+  record.correlation_text = request.correlation_text;
+  record.flags = request.flags;
+  record.timeout_us = request.timeout_us;
+  record.priority = request.priority;
+  std::size_t first_parameter = parameters_.size(), first_name = names_.size(), first_tensor = tensors_.size();
+  for (const auto& entry : request.parameters) parameters_.push_back(to_wire(entry));
+  for (const auto& name : request.outputs) names_.push_back(name);
+  for (const Tensor& input : request.inputs) tensors_.push_back(lend(input));
+  record.parameters = std::span(parameters_).subspan(first_parameter);
+  record.requested_outputs = std::span(names_).subspan(first_name);
+  record.inputs = std::span(tensors_).subspan(first_tensor);
+  requests_.push_back(record);
+}
+
+protocol::TensorRecord StubLink::lend(const Tensor& input) {
+  protocol::TensorRecord record;
+  record.name = input.name;
+  record.dtype = input.dtype;
+  record.shape = input.shape;
+  std::span<const std::byte> bytes = input.data.bytes();
+  record.memory.bytes = bytes.size();
+  if (bytes.size() < protocol::kInlineBelowBytes) {
+    record.inline_bytes = bytes;
+    count_copy(bytes.size(), CopyKind::Inline);
+    return record;
+  }
+  const HostBlock* holder = HostBlock::of(input.data, *host_);
+  expects(holder != nullptr, "a tensor of a page or more lies in its model's host arena when it is sent");
+  Block block = host_->arena().lookup(holder->block()).value();
+  std::uint64_t offset = block.offset + static_cast<std::uint64_t>(bytes.data() - block.data);
+  LeaseBook::Range range{block.id, block.segment, offset, bytes.size(), const_cast<std::byte*>(bytes.data())};
+  record.memory.kind = protocol::MemoryKind::Segment;
+  record.memory.place = block.segment;
+  record.memory.offset = offset;
+  record.memory.lease = lent_.lend(range);
+  lent_now_.push_back(record.memory.lease);
+  return record;
+}
+
+void StubLink::cancel(const Execution& execution) {
+  std::uint64_t number = 0;
+  {
+    std::scoped_lock lock(mutex_);
+    for (const InFlight& entry : in_flight_) {
+      if (entry.execution.get() == &execution) number = entry.number;
+    }
+  }
+  // Nobody waits for it any more, so a failure to say so changes nothing.
+  if (number != 0) (void)channel_->send(protocol::Cancel{number}, Urgency::Urgent, patience());
+}
+
+void StubLink::close(Error why) {
+  std::vector<std::shared_ptr<Execution>> failed;
+  Batch unbegun;
+  {
+    std::scoped_lock lock(mutex_);
+    if (closed_) return;
+    closed_ = true;
+    std::uint64_t begun = running_.empty() ? 0 : running_.front().number;
+    for (InFlight& entry : in_flight_) {
+      if (!entry.execution) continue;
+      bool waits = entry.batch > begun && std::ranges::find(running_, entry.batch, &RunningBatch::number) != running_.end();
+      (waits ? unbegun : failed).push_back(std::move(entry.execution));
+    }
+    in_flight_.clear();
+    free_slots_.clear();
+    running_.clear();
+    lent_.clear();
+  }
+  channel_->close(why);
+  for (const auto& execution : failed) {
+    Error error = in_context(why, execution->request().id);
+    log_failure(error);
+    execution->respond(&error, false, true);
+  }
+  if (!unbegun.empty()) events_.give_back(std::move(unbegun));
+}
+
+std::size_t StubLink::batches_inside() const {
+  std::scoped_lock lock(mutex_);
+  return running_.size();
+}
+
+std::optional<std::chrono::steady_clock::time_point> StubLink::running_since() const {
+  std::scoped_lock lock(mutex_);
+  if (running_.empty()) return std::nullopt;
+  return running_.front().since;
+}
+
+std::size_t StubLink::answers_out_bytes() const {
+  std::scoped_lock lock(mutex_);
+  return out_.bytes();
+}
+
+std::size_t StubLink::stub_arena_bytes() const {
+  std::scoped_lock lock(mutex_);
+  return stub_arena_bytes_;
+}
+
+std::size_t StubLink::stub_arena_peak_bytes() const {
+  std::scoped_lock lock(mutex_);
+  return stub_arena_peak_;
+}
+
+void StubLink::trim() { (void)socket_->send(protocol::Trim{}, -1, patience()); }
+
+Error StubLink::in_context(Error error, const std::string& request_id) const {
+  error.context = {options_.model, options_.instance, request_id};
+  return error;
+}
+
+}  // namespace tensorferry::server

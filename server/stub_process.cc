@@ -1,0 +1,176 @@
+#include "stub_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+namespace tensorferry::server {
+namespace {
+
+// Where the stub finds its control socket; launch.py is told the number.
+constexpr int kControlFd = 3;
+
+struct Pipe {
+  UniqueFd read, write;
+};
+
+Result<Pipe> make_pipe() {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return system_failure("pipe2 for a stub's output", errno);
+  Pipe pipe{UniqueFd(fds[0]), UniqueFd(fds[1])};
+  ::fcntl(fds[0], F_SETFL, O_NONBLOCK);
+  return pipe;
+}
+
+std::vector<std::string> merged_environment(const StubCommand& command) {
+  std::vector<std::string> result;
+  for (char** entry = environ; entry && *entry; ++entry) {
+    std::string_view text(*entry);
+    if (!command.environment.contains(std::string(text.substr(0, text.find('='))))) result.emplace_back(text);
+  }
+  for (const auto& [key, value] : command.environment) {
+    if (value) result.push_back(key + "=" + *value);
+  }
+  return result;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& strings) {
+  std::vector<char*> result;
+  for (std::string& text : strings) result.push_back(text.data());
+  result.push_back(nullptr);
+  return result;
+}
+
+// posix_spawn's two attribute objects, with their destructors.
+struct SpawnSetup {
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  SpawnSetup() {
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+  }
+  ~SpawnSetup() {
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+  }
+  SpawnSetup(const SpawnSetup&) = delete;
+  SpawnSetup& operator=(const SpawnSetup&) = delete;
+};
+
+void set_up(SpawnSetup& setup, int control, int out, int err) {
+  posix_spawn_file_actions_addopen(&setup.actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&setup.actions, out, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&setup.actions, err, STDERR_FILENO);
+  posix_spawn_file_actions_adddup2(&setup.actions, control, kControlFd);
+  // A group of its own: a terminal's Ctrl-C is the server's business, and killing the group takes along
+  // whatever the model started. Signals as a fresh program expects them.
+  posix_spawnattr_setpgroup(&setup.attributes, 0);
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&setup.attributes, &none);
+  posix_spawnattr_setsigdefault(&setup.attributes, &all);
+  posix_spawnattr_setflags(&setup.attributes,
+                           POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+}
+
+// dup2 onto itself would keep close-on-exec: descriptors that sit on 0..3 move out of the way.
+Result<UniqueFd> above_standard(UniqueFd fd) {
+  if (fd.get() > kControlFd) return fd;
+  int moved = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, kControlFd + 1);
+  if (moved < 0) return system_failure("fcntl(F_DUPFD_CLOEXEC)", errno);
+  return UniqueFd(moved);
+}
+
+// A killed process goes in its own time; a restart must not meet what the last stub left. Bounded, since a
+// PID 1 that doesn't reap would keep zombies in the group for ever.
+void await_group_gone(pid_t group) noexcept {
+  constexpr int kTries = 500;
+  const timespec pause{0, 1'000'000};
+  for (int i = 0; i < kTries && ::kill(-group, 0) == 0; ++i) ::nanosleep(&pause, nullptr);
+}
+
+}  // namespace
+
+std::string ExitStatus::describe() const {
+  if (signal == 0) return "exited with code " + std::to_string(code);
+  const char* name = ::sigabbrev_np(signal);
+  return "was killed by signal " + std::to_string(signal) + (name ? " (SIG" + std::string(name) + ")" : "");
+}
+
+Result<StubProcess> StubProcess::spawn(const StubCommand& command, UniqueFd control) {
+  auto out = make_pipe();
+  if (!out) return std::unexpected(out.error());
+  auto err = make_pipe();
+  if (!err) return std::unexpected(err.error());
+  auto control_high = above_standard(std::move(control));
+  auto out_high = above_standard(std::move(out->write));
+  auto err_high = above_standard(std::move(err->write));
+  for (auto* fd : {&control_high, &out_high, &err_high}) {
+    if (!*fd) return std::unexpected(fd->error());
+  }
+
+  SpawnSetup setup;
+  set_up(setup, control_high->get(), out_high->get(), err_high->get());
+  std::vector<std::string> arguments{command.interpreter, command.launcher.string(), std::to_string(kControlFd)};
+  std::vector<std::string> environment = merged_environment(command);
+  pid_t pid = -1;
+  int error = ::posix_spawn(&pid, command.interpreter.c_str(), &setup.actions, &setup.attributes,
+                            pointers(arguments).data(), pointers(environment).data());
+  if (error != 0) return system_failure("starting the interpreter '" + command.interpreter + "'", error);
+  int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+  if (pidfd < 0) {
+    int saved = errno;
+    ::kill(-pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    return system_failure("pidfd_open (Linux 5.4 or later is needed)", saved);
+  }
+  ::fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+  return StubProcess(pid, UniqueFd(pidfd), std::move(out->read), std::move(err->read));
+}
+
+StubProcess::~StubProcess() {
+  if (!pidfd_) return;
+  kill_group();
+  reap();
+}
+
+void StubProcess::signal(int number) const noexcept {
+  if (pidfd_) ::syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0);
+}
+
+void StubProcess::kill_group() const noexcept {
+  // The leader is not reaped yet, so its number still names this group. It may have changed groups itself.
+  if (!pidfd_) return;
+  ::kill(-pid_, SIGKILL);
+  signal(SIGKILL);
+}
+
+ExitStatus StubProcess::reap() {
+  siginfo_t info{};
+  while (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT) != 0 && errno == EINTR) {
+  }
+  ::kill(-pid_, SIGKILL);  // what it started goes with it
+  int status = 0;
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  pidfd_.reset();
+  await_group_gone(pid_);
+  ExitStatus result;
+  if (WIFSIGNALED(status)) {
+    result.signal = WTERMSIG(status);
+  } else {
+    result.code = WEXITSTATUS(status);
+  }
+  return result;
+}
+
+}  // namespace tensorferry::server
