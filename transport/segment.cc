@@ -1,0 +1,116 @@
+#include <tensorferry/transport/memory_limit.h>
+#include <tensorferry/transport/segment.h>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+namespace tensorferry {
+namespace {
+
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+// Reserved in steps, with the limits read anew before each: others use memory meanwhile.
+constexpr std::size_t kReserveStep = 64 << 20;
+#ifndef MFD_NOEXEC_SEAL
+constexpr unsigned MFD_NOEXEC_SEAL = 8;  // Linux 6.3
+#endif
+
+std::size_t to_pages(std::size_t bytes) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
+}
+
+Result<UniqueFd> new_memfd() {
+  constexpr const char* kName = "tensorferry";
+  int fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+  if (fd < 0 && errno == EINVAL) fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return system_failure("memfd_create for a shared memory segment", errno);
+  return UniqueFd(fd);
+}
+
+// A file beyond RLIMIT_FSIZE is a SIGXFSZ, not only an error.
+Result<void> check_file_limit(std::size_t bytes) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
+    return failure(ErrorCode::OutOfSharedMemory, "a shared memory segment of " + std::to_string(bytes) +
+                                                     " bytes is above the process's file size limit of " +
+                                                     std::to_string(limit.rlim_cur) + " bytes (ulimit -f)");
+  }
+  return {};
+}
+
+Result<void> reserve(int fd, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += kReserveStep) {
+    if (auto fits = check_memory(bytes - at, memory_limits()); !fits) return fits;
+    std::size_t step = std::min(kReserveStep, bytes - at);
+    int error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(step));
+    if (error == EINTR) {
+      at -= kReserveStep;  // again
+      continue;
+    }
+    if (error != 0) {
+      auto failed = system_failure("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
+      failed.error().code = ErrorCode::OutOfSharedMemory;
+      return failed;
+    }
+  }
+  return {};
+}
+
+Result<std::byte*> map_shared(int fd, std::size_t bytes) {
+  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (data == MAP_FAILED) {
+    auto failed = system_failure("mapping " + std::to_string(bytes) + " bytes of shared memory", errno);
+    failed.error().code = ErrorCode::OutOfSharedMemory;
+    return failed;
+  }
+  ::madvise(data, bytes, MADV_HUGEPAGE);  // where the kernel offers them to shared memory; else nothing
+  return static_cast<std::byte*>(data);
+}
+
+}  // namespace
+
+Segment::Segment(SegmentId id, UniqueFd fd, std::byte* data, std::size_t bytes) noexcept
+    : id_(id), fd_(std::move(fd)), data_(data), bytes_(bytes) {}
+
+Segment::~Segment() { ::munmap(data_, bytes_); }
+
+Result<std::shared_ptr<Segment>> Segment::create(SegmentId id, std::size_t bytes) {
+  bytes = to_pages(bytes);
+  if (auto allowed = check_file_limit(bytes); !allowed) return std::unexpected(allowed.error());
+  if (auto fits = check_memory(bytes, memory_limits()); !fits) return std::unexpected(fits.error());
+  auto fd = new_memfd();
+  if (!fd) return std::unexpected(fd.error());
+  if (::ftruncate(fd->get(), static_cast<off_t>(bytes)) != 0) {
+    return system_failure("sizing a shared memory segment to " + std::to_string(bytes) + " bytes", errno);
+  }
+  if (auto reserved = reserve(fd->get(), bytes); !reserved) return std::unexpected(reserved.error());
+  if (::fcntl(fd->get(), F_ADD_SEALS, kSeals) != 0) return system_failure("sealing a shared memory segment", errno);
+  auto data = map_shared(fd->get(), bytes);
+  if (!data) return std::unexpected(data.error());
+  return std::shared_ptr<Segment>(new Segment(id, std::move(*fd), *data, bytes));
+}
+
+Result<std::shared_ptr<Segment>> Segment::map(SegmentId id, UniqueFd fd, std::size_t bytes) {
+  if (!fd) return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " came without its descriptor");
+  int seals = ::fcntl(fd.get(), F_GET_SEALS);
+  if (seals < 0 || (seals & kSeals) != kSeals) {
+    return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " is not a sealed memfd");
+  }
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0 || static_cast<std::size_t>(status.st_size) != bytes || bytes == 0) {
+    return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " has " + std::to_string(status.st_size) +
+                                            " bytes, " + std::to_string(bytes) + " were announced");
+  }
+  auto data = map_shared(fd.get(), bytes);
+  if (!data) return std::unexpected(data.error());
+  return std::shared_ptr<Segment>(new Segment(id, std::move(fd), *data, bytes));
+}
+
+}  // namespace tensorferry
