@@ -39,7 +39,8 @@ class Inbox {
   // the inbox: all waiters return Failed and error() says why.
   using Handler = std::function<Result<void>(const RingRecord&)>;
 
-  Inbox(RingReader reader, Handler handler);
+  // `ring`: as RingReader takes it.
+  Inbox(std::byte* ring, std::size_t capacity, Handler handler);
   ~Inbox();  // no thread may be inside
   Inbox(const Inbox&) = delete;
   Inbox& operator=(const Inbox&) = delete;

@@ -9,6 +9,7 @@
 #include <tensorferry/transport/deadline.h>
 #include <tensorferry/transport/error.h>
 #include <tensorferry/transport/protocol.h>
+#include <tensorferry/transport/spin.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -70,10 +71,12 @@ struct RingRecord {
   std::span<const std::byte> body;  // in shared memory: copy it once, then use the copy
 };
 
-// One thread at a time, but for wake().
+// One thread at a time, but for wake(), wake_background() and the two background calls.
 class RingReader {
  public:
   RingReader(std::byte* memory, std::size_t capacity) noexcept;
+  RingReader(const RingReader&) = delete;
+  RingReader& operator=(const RingReader&) = delete;
 
   // The next record, or nothing. Error Protocol: the producer's index or a record's header is impossible.
   Result<std::optional<RingRecord>> peek() noexcept;
@@ -90,8 +93,10 @@ class RingReader {
   bool arm_background() noexcept;
   // Somebody reads again; the background thread sleeps on.
   void disarm_background() noexcept;
-  // Sleeps until an urgent record came while armed, or wake_background() was called.
-  void background_wait() noexcept;
+  // The background thread: takes a ticket, looks whether there is something to do, and sleeps until an urgent
+  // record came while armed, or wake_background() was called, since the ticket.
+  std::uint32_t background_ticket() const noexcept;
+  void background_wait(std::uint32_t ticket) noexcept;
   void wake() noexcept;             // ends wait(), from any thread
   void wake_background() noexcept;  // ends background_wait()
 
@@ -101,10 +106,8 @@ class RingReader {
   std::size_t capacity_;
   std::uint64_t head_ = 0;
   std::size_t pending_ = 0;  // bytes that consume() will free
-  std::uint32_t background_seen_ = 0;
-  struct Spin {
-    std::uint32_t budget_ns = 50'000;  // adapts: what waiting has paid lately
-  } spin_;
+  std::atomic<bool> woken_{false};
+  AdaptiveSpin spin_;
 };
 
 }  // namespace tensorferry

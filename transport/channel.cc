@@ -1,0 +1,188 @@
+#include <tensorferry/transport/channel.h>
+#include <tensorferry/transport/copy.h>
+
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <utility>
+
+namespace tensorferry {
+namespace {
+
+std::byte* outgoing(const Segment& ring, Side side, std::size_t capacity) {
+  return ring.data() + (side == Side::Server ? 0 : ring_bytes(capacity));
+}
+
+std::byte* incoming(const Segment& ring, Side side, std::size_t capacity) {
+  return outgoing(ring, side == Side::Server ? Side::Stub : Side::Server, capacity);
+}
+
+// How long a sender sleeps at most before it looks whether the channel was closed.
+constexpr std::chrono::milliseconds kRoomTick{100};
+
+}  // namespace
+
+struct Channel::Impl {
+  Impl(std::shared_ptr<Segment> ring_, Side side, Options options_, Handler handler_)
+      : ring(std::move(ring_)),
+        options(std::move(options_)),
+        handler(std::move(handler_)),
+        writer(outgoing(*ring, side, options.ring_capacity), options.ring_capacity),
+        inbox(incoming(*ring, side, options.ring_capacity), options.ring_capacity,
+              [this](const RingRecord& record) { return on_record(record); }) {}
+
+  std::shared_ptr<Segment> ring;
+  Options options;
+  Handler handler;
+
+  std::mutex send_mutex;
+  RingWriter writer;  // under send_mutex
+
+  std::mutex release_mutex;
+  std::vector<std::uint64_t> releases;
+  std::function<void()> notify;
+
+  std::atomic<bool> closed{false};
+
+  // The reading thread's: a message's private copy.
+  Scratch scratch;
+  Inbox inbox;  // last: its handler uses the others
+
+  Result<void> on_record(const RingRecord& record) {
+    scratch.reset();
+    std::span<const std::byte> body = record.body;
+    std::optional<std::uint64_t> lease;
+    SegmentMap::Range spilled;
+    if (record.spilled) {
+      auto spill = decode<protocol::Spill>(record.body, scratch);
+      if (!spill) return std::unexpected(spill.error());
+      if (!options.resolve || spill->body.kind != protocol::MemoryKind::Segment ||
+          spill->body.bytes > protocol::kMaxBodyBytes) {
+        return failure(ErrorCode::Protocol, "a spilled body lies where none may");
+      }
+      auto range = options.resolve(spill->body);
+      if (!range) return std::unexpected(range.error());
+      spilled = std::move(*range);
+      body = spilled.bytes;
+      lease = spill->body.lease;
+    }
+    // The one copy out of shared memory; whatever is checked from here on cannot change any more.
+    std::byte* copy = scratch.take(body.size());
+    if (!body.empty()) std::memcpy(copy, body.data(), body.size());
+    Result<void> handled = handler({record.kind, {copy, body.size()}, scratch});
+    if (lease) release(*lease);
+    return handled;
+  }
+
+  void release(std::uint64_t lease) {
+    bool first;
+    {
+      std::scoped_lock lock(release_mutex);
+      first = releases.empty();
+      releases.push_back(lease);
+    }
+    if (first && notify) notify();
+  }
+
+  Error why_closed() const { return inbox.stopped() ? inbox.error() : Error{ErrorCode::Closed, "closed", {}}; }
+
+  // Under send_mutex: room for a record, waiting for it if need be.
+  Result<std::span<std::byte>> claim(std::size_t bytes, const Deadline& deadline) {
+    while (true) {
+      if (closed.load(std::memory_order_acquire)) return std::unexpected(why_closed());
+      auto room = writer.claim(bytes);
+      if (!room) return std::unexpected(room.error());
+      if (*room) return **room;
+      if (passed(deadline)) {
+        return failure(ErrorCode::DeadlineExceeded, "the other side does not read: its ring of " +
+                                                        std::to_string(writer.capacity()) + " bytes stays full");
+      }
+      Deadline tick = Clock::now() + kRoomTick;
+      writer.wait_for_room(bytes, deadline && *deadline < *tick ? deadline : tick);
+    }
+  }
+
+  Result<void> send_spilled(protocol::RecordKind kind, std::size_t body_bytes, const void* message, WriteBody write,
+                            Urgency urgency, const Deadline& deadline) {
+    if (!options.spill_arena || !options.issue_lease || body_bytes > protocol::kMaxBodyBytes) {
+      return failure(ErrorCode::Protocol, "a message of " + std::to_string(body_bytes) + " bytes is larger than the " +
+                                              std::to_string(max_record_bytes(options.ring_capacity)) +
+                                              " that fit a record of the ring");
+    }
+    auto block = options.spill_arena->allocate(body_bytes);
+    if (!block) return std::unexpected(block.error());
+    write(message, {block->data, body_bytes});
+    protocol::Spill spill;
+    spill.body = {protocol::MemoryKind::Segment, block->segment, block->offset, body_bytes, options.issue_lease(block->id)};
+    std::size_t bytes = encoded_bytes(spill);
+    auto room = claim(bytes, deadline);
+    if (!room) return std::unexpected(room.error());  // the lease's holder is void with the channel
+    encode(spill, *room);
+    writer.commit(kind, bytes, true, urgency);
+    return {};
+  }
+};
+
+Channel::Channel(std::shared_ptr<Segment> ring, Side side, Options options, Handler handler)
+    : impl_(std::make_unique<Impl>(std::move(ring), side, std::move(options), std::move(handler))) {}
+Channel::~Channel() = default;
+
+Result<void> Channel::send_encoded(protocol::RecordKind kind, std::size_t body_bytes, const void* message,
+                                   WriteBody write, Urgency urgency, const Deadline& deadline) {
+  std::scoped_lock lock(impl_->send_mutex);
+  if (body_bytes > max_record_bytes(impl_->options.ring_capacity)) {
+    return impl_->send_spilled(kind, body_bytes, message, write, urgency, deadline);
+  }
+  auto room = impl_->claim(body_bytes, deadline);
+  if (!room) return std::unexpected(room.error());
+  write(message, *room);
+  impl_->writer.commit(kind, body_bytes, false, urgency);
+  return {};
+}
+
+void Channel::release_later(std::uint64_t lease) { impl_->release(lease); }
+
+void Channel::set_release_notify(std::function<void()> notify) {
+  std::scoped_lock lock(impl_->release_mutex);
+  impl_->notify = std::move(notify);
+}
+
+void Channel::take_releases(std::vector<protocol::LeaseRelease>& out) {
+  constexpr std::size_t kMost = 4096;  // in one message; the rest goes with the next
+  out.clear();
+  std::scoped_lock lock(impl_->release_mutex);
+  std::size_t count = std::min(kMost, impl_->releases.size());
+  for (std::size_t i = 0; i < count; ++i) out.push_back({impl_->releases[i], {}});
+  impl_->releases.erase(impl_->releases.begin(), impl_->releases.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+Result<void> Channel::flush_releases(Urgency urgency) {
+  std::unique_lock lock(impl_->send_mutex, std::try_to_lock);
+  if (!lock) return {};  // whoever sends will take them along, or the next flush does
+  std::vector<protocol::LeaseRelease> batch;
+  take_releases(batch);
+  if (batch.empty()) return {};
+  protocol::Release message{batch};
+  auto room = impl_->writer.claim(encoded_bytes(message));
+  if (!room) return std::unexpected(room.error());
+  if (!*room) {
+    std::scoped_lock again(impl_->release_mutex);
+    for (const auto& release : batch) impl_->releases.push_back(release.lease);
+    return {};
+  }
+  std::size_t bytes = encode(message, **room);
+  impl_->writer.commit(protocol::RecordKind::Release, bytes, false, urgency);
+  return {};
+}
+
+Inbox& Channel::inbox() noexcept { return impl_->inbox; }
+
+void Channel::close(Error why) {
+  impl_->inbox.stop(std::move(why));
+  if (!impl_->closed.exchange(true)) impl_->writer.wake();
+}
+
+bool Channel::closed() const noexcept { return impl_->closed.load(std::memory_order_acquire) || impl_->inbox.stopped(); }
+
+}  // namespace tensorferry
