@@ -27,8 +27,6 @@ int poll_timeout(const Deadline& deadline) {
   return static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000));
 }
 
-Error killed_by_us(ErrorCode code, std::string why) { return {code, std::move(why), {}}; }
-
 }  // namespace
 
 StubSession::StubSession(StubProcess process, std::shared_ptr<ControlSocket> socket, LinkOptions options,

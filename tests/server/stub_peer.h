@@ -78,14 +78,22 @@ class StubPeer {
 
   // Memory of this process at what the server named, once its segment has arrived.
   std::span<std::byte> at(const protocol::MemoryRef& memory) {
-    while (!segments_.find(memory.place)) take_segment();
+    while (!segments_.find(memory.place)) (void)take_segment();
     return segments_.resolve(memory.place, memory.offset, memory.bytes).value().bytes;
   }
 
-  // Asks for a segment of the stub's own arena.
-  Result<protocol::Segment> ask_for_segment(std::uint64_t bytes) {
-    EXPECT_TRUE(socket_->send(protocol::SegmentRequest{7, bytes}));
-    return take_segment();
+  // The answer to a SegmentRequest.
+  Result<protocol::Segment> take_segment() {
+    auto message = socket_->receive(Clock::now() + std::chrono::seconds(10));
+    if (!message || !*message) return failure(ErrorCode::Internal, "no segment came");
+    Scratch scratch;
+    if ((*message)->kind == protocol::ControlKind::SegmentDenied) {
+      auto denied = decode<protocol::SegmentDenied>((*message)->body, scratch).value();
+      return failure(denied.code, std::string(denied.error));
+    }
+    auto segment = decode<protocol::Segment>((*message)->body, scratch).value();
+    segments_.insert(Segment::map(segment.segment, std::move((*message)->fd), segment.bytes).value());
+    return segment;
   }
 
   template <class Message>
@@ -112,19 +120,6 @@ class StubPeer {
       }
       if ((*message)->kind == kind) return std::move(**message);
     }
-  }
-
-  Result<protocol::Segment> take_segment() {
-    auto message = socket_->receive(Clock::now() + std::chrono::seconds(10));
-    if (!message || !*message) return failure(ErrorCode::Internal, "no segment came");
-    Scratch scratch;
-    if ((*message)->kind == protocol::ControlKind::SegmentDenied) {
-      auto denied = decode<protocol::SegmentDenied>((*message)->body, scratch).value();
-      return failure(denied.code, std::string(denied.error));
-    }
-    auto segment = decode<protocol::Segment>((*message)->body, scratch).value();
-    segments_.insert(Segment::map(segment.segment, std::move((*message)->fd), segment.bytes).value());
-    return segment;
   }
 
   Result<void> on_message(const Received& received) {
