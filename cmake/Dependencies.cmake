@@ -1,0 +1,45 @@
+# Every find_package. What is missing is said together with the package that brings it.
+include_guard(GLOBAL)
+
+function(_tensorferry_missing what debian)
+  message(FATAL_ERROR "tensorferry needs ${what}, which was not found.\n  Debian, Ubuntu: apt-get install ${debian}\n${ARGN}")
+endfunction()
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(FATAL_ERROR "tensorferry is C++23 with <expected>: GCC 12 or clang 19 is needed, and this is GCC "
+                      "${CMAKE_CXX_COMPILER_VERSION} (apt-get install g++ on Debian 12 or Ubuntu 24.04).")
+elseif(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 19)
+  message(FATAL_ERROR "tensorferry is C++23 with <expected>: GCC 12 or clang 19 is needed, and this is clang "
+                      "${CMAKE_CXX_COMPILER_VERSION} (apt-get install clang-19).")
+endif()
+
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+
+if(TENSORFERRY_BUILD_SERVER)
+  find_package(nlohmann_json 3.10 QUIET)
+  if(NOT nlohmann_json_FOUND)
+    _tensorferry_missing("nlohmann_json (JSON for C++)" nlohmann-json3-dev "  or -DTENSORFERRY_BUILD_SERVER=OFF for the transport alone")
+  endif()
+endif()
+
+if(TENSORFERRY_BUILD_TESTS)
+  find_package(GTest QUIET)
+  if(NOT TARGET GTest::gmock_main)
+    _tensorferry_missing("GoogleTest with GoogleMock" "libgtest-dev libgmock-dev" "  or -DTENSORFERRY_BUILD_TESTS=OFF")
+  endif()
+endif()
+
+if(TENSORFERRY_BUILD_BENCH)
+  find_package(benchmark QUIET)
+  if(NOT benchmark_FOUND)
+    _tensorferry_missing("Google Benchmark" libbenchmark-dev "  or -DTENSORFERRY_BUILD_BENCH=OFF")
+  endif()
+endif()
+
+# Python: for the stub's extension (NumPy's and DLPack's headers) and for the bindings (pybind11).
+# All three come from wheels of the interpreter that builds; `./dev` and pip see to it that they are there.
+set(TENSORFERRY_HAVE_PYTHON OFF)
+if(TENSORFERRY_BUILD_PYTHON)
+  include(PythonDependencies)
+endif()

@@ -1,0 +1,19 @@
+# The warnings that our own targets are compiled with. They are errors only with TENSORFERRY_WERROR, which our presets set.
+include_guard(GLOBAL)
+
+function(tensorferry_set_warnings target)
+  target_compile_options(
+    ${target}
+    PRIVATE -Wall
+            -Wextra
+            -Wpedantic
+            -Wshadow
+            -Wnon-virtual-dtor
+            -Woverloaded-virtual
+            -Wextra-semi
+            -Wcast-qual
+            -Wformat=2
+            $<$<BOOL:${TENSORFERRY_WERROR}>:-Werror>
+            # Clang checks the thread annotations; GCC has no such thing.
+            $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>)
+endfunction()

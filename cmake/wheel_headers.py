@@ -1,0 +1,31 @@
+"""Prints, as JSON, where this interpreter's wheels keep the headers that we build on; an empty string is "not there"."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+
+def package_folder(name: str) -> Path | None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def folder_with(package: str, below: str, file: str) -> str:
+    folder = package_folder(package)
+    found = folder is not None and (folder / below / file).exists()
+    return str(folder / below) if found else ""
+
+
+print(
+    json.dumps(
+        {
+            "numpy": folder_with("numpy", "_core/include", "numpy/arrayobject.h"),  # NumPy 2's place
+            "dlpack": folder_with("tvm_ffi", "include", "dlpack/dlpack.h"),
+            "pybind11": folder_with("pybind11", "share/cmake/pybind11", "pybind11Config.cmake"),
+        }
+    )
+)
