@@ -5,6 +5,7 @@
 #include <tensorferry/transport/channel.h>
 #include <tensorferry/transport/control_socket.h>
 #include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/lease_book.h>
 #include <tensorferry/transport/log.h>
 #include <tensorferry/transport/range_table.h>
 
@@ -20,7 +21,7 @@
 
 #include "execution.h"
 #include "host_arena.h"
-#include "lease_book.h"
+
 
 namespace tensorferry::server {
 

@@ -87,6 +87,8 @@ Result<std::pair<ControlSocket, ControlSocket>> ControlSocket::pair() {
 
 int ControlSocket::fd() const noexcept { return impl_->fd.get(); }
 
+UniqueFd ControlSocket::release() noexcept { return std::move(impl_->fd); }
+
 bool ControlSocket::intact() const noexcept {
   struct stat status {};
   return ::fstat(impl_->fd.get(), &status) == 0 && S_ISSOCK(status.st_mode) && status.st_ino == impl_->inode;

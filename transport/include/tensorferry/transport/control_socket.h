@@ -48,6 +48,7 @@ class ControlSocket {
   Result<std::optional<ControlMessage>> receive(const Deadline& deadline);
 
   int fd() const noexcept;
+  UniqueFd release() noexcept;  // gives the descriptor away; the object is only good for destruction then
   // True while the descriptor is still the socket it was (a model may have closed it and opened a file).
   bool intact() const noexcept;
   void shutdown() noexcept;  // ends both directions; wakes receive()

@@ -1,4 +1,4 @@
-// What of the host arena is lent to one stub: lease → range of a block, with the block held once per lease.
+// What of an arena is lent to one peer: lease → range of a block, with the block held once per lease.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -7,7 +7,7 @@
 #include <optional>
 #include <unordered_map>
 
-namespace tensorferry::server {
+namespace tensorferry {
 
 // One thread at a time.
 class LeaseBook {
@@ -51,7 +51,7 @@ class LeaseBook {
     leases_.erase(it);
     return true;
   }
-  // The stub is dead: everything is given back.
+  // The peer is dead: everything is given back.
   void clear() {
     for (const auto& [lease, range] : leases_) arena_.release(range.block);
     leases_.clear();
@@ -64,4 +64,4 @@ class LeaseBook {
   std::unordered_map<std::uint64_t, Range> leases_;
 };
 
-}  // namespace tensorferry::server
+}  // namespace tensorferry
