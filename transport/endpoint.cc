@@ -385,9 +385,22 @@ Endpoint::~Endpoint() {
   unread.swap(impl_->received);
 }
 
+std::shared_ptr<const void> SharedBytes::mapping() const {
+  if (!holder_) return nullptr;
+  if (holder_->segment) return holder_->segment;
+  return holder_->owner;
+}
+
 Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> Endpoint::create(const EndpointOptions& options) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
+  auto end = create_on(sockets->first.release(), options);
+  if (!end) return std::unexpected(end.error());
+  return std::pair(std::move(*end), sockets->second.release());
+}
+
+Result<std::unique_ptr<Endpoint>> Endpoint::create_on(UniqueFd fd, const EndpointOptions& options) {
+  ControlSocket socket(std::move(fd));
   auto ring = Segment::create(0, channel_bytes(options.ring_capacity));
   if (!ring) return std::unexpected(ring.error());
   protocol::Welcome welcome;
@@ -396,13 +409,12 @@ Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> Endpoint::create(const En
   welcome.arena_initial_bytes = options.arena.initial_bytes;
   welcome.arena_growth_bytes = options.arena.growth_bytes;
   welcome.arena_max_bytes = options.arena.max_bytes;
-  if (auto sent = sockets->first.send(welcome, (*ring)->fd()); !sent) return std::unexpected(sent.error());
-  UniqueFd theirs = sockets->second.release();
-  auto impl = std::make_shared<Impl>(true, options, std::move(sockets->first));
+  if (auto sent = socket.send(welcome, (*ring)->fd()); !sent) return std::unexpected(sent.error());
+  auto impl = std::make_shared<Impl>(true, options, std::move(socket));
   if (auto started = impl->start(std::move(*ring), options.ring_capacity); !started) {
     return std::unexpected(started.error());
   }
-  return std::pair(std::unique_ptr<Endpoint>(new Endpoint(std::move(impl))), std::move(theirs));
+  return std::unique_ptr<Endpoint>(new Endpoint(std::move(impl)));
 }
 
 Result<std::unique_ptr<Endpoint>> Endpoint::connect(UniqueFd fd, const Deadline& deadline) {

@@ -41,6 +41,8 @@ class SharedBytes {
   // True while nobody else in this process holds the same memory: only then may it move.
   bool sole() const noexcept { return holder_.use_count() == 1; }
   explicit operator bool() const noexcept { return holder_ != nullptr; }
+  // Keeps the memory mapped, and nothing else: it may be reused once no SharedBytes holds it.
+  std::shared_ptr<const void> mapping() const;
 
  private:
   friend class Endpoint;
@@ -75,6 +77,8 @@ class Endpoint {
   // This end, and the descriptor for the other one (close-on-exec; hand it to one process). This process creates all
   // segments, the peer's too.
   static Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> create(const EndpointOptions& options = {});
+  // The same on a socket (SOCK_SEQPACKET) whose other end somebody else has already.
+  static Result<std::unique_ptr<Endpoint>> create_on(UniqueFd fd, const EndpointOptions& options = {});
   // The other end. Blocks up to the deadline for the first end's greeting.
   static Result<std::unique_ptr<Endpoint>> connect(UniqueFd fd, const Deadline& deadline = {});
   ~Endpoint();  // close()
