@@ -19,6 +19,7 @@ else()
   string(JSON _numpy GET "${_found}" numpy)
   string(JSON _dlpack GET "${_found}" dlpack)
   string(JSON _pybind11 GET "${_found}" pybind11)
+  string(JSON TENSORFERRY_PYTHON_FREE_THREADED GET "${_found}" free_threaded)
 
   set(TENSORFERRY_DLPACK_INCLUDE_DIR "${_dlpack}" CACHE PATH "Folder that has dlpack/dlpack.h, 1.0 or later")
   if(NOT EXISTS "${TENSORFERRY_DLPACK_INCLUDE_DIR}/dlpack/dlpack.h")

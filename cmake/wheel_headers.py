@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sysconfig
 from pathlib import Path
 
 
@@ -23,6 +24,7 @@ def folder_with(package: str, below: str, file: str) -> str:
 print(
     json.dumps(
         {
+            "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
             "numpy": folder_with("numpy", "_core/include", "numpy/arrayobject.h"),  # NumPy 2's place
             "dlpack": folder_with("tvm_ffi", "include", "dlpack/dlpack.h"),
             "pybind11": folder_with("pybind11", "share/cmake/pybind11", "pybind11Config.cmake"),

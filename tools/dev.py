@@ -1,0 +1,486 @@
+"""What ./dev does: sets up, builds, tests. Standard library only, since it runs before anything is installed.
+
+Every command is printed before it runs, so that nothing is known only to this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+BUILD = ROOT / "build"
+JOBS = len(os.sched_getaffinity(0))
+EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
+
+# Minutes that each part of `./dev test` may take on two cores, starting from nothing.
+BUDGET_MINUTES = {"set-up": 4, "builds": 9, "tests": 9, "fuzz": 4, "lint": 4}
+
+# What Debian 12, 13 and Ubuntu 24.04 call what we need; `command` is how we see that it's there.
+APT_BUILD = {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "nlohmann-json3-dev": None}
+APT_TEST = {
+    "libgtest-dev": None,
+    "libgmock-dev": None,
+    "clang-19": "clang++-19",
+    "libclang-rt-19-dev": None,
+    "git": "git",
+    "spin": "spin",
+}
+APT_ALL = {"g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++", "qemu-user": "qemu-aarch64", "googletest": None}
+APT_BENCH = {"libbenchmark-dev": None}
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def give_up(text: str) -> NoReturn:
+    print(f"./dev: {text}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_ENVIRONMENT)
+
+
+def run(
+    command: Sequence[object],
+    *,
+    env: dict[str, str] | None = None,
+    timeout: float = 1800,
+    quiet: bool = False,
+) -> int:
+    """Prints and runs one command from the project's root; with `quiet`, shows its output only if it fails.
+    One that runs past `timeout` seconds is ended with all that it started."""
+    words = [os.path.relpath(w, ROOT) if isinstance(w, Path) else str(w) for w in command]
+    settings = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
+    say("+ " + " ".join(settings + [shlex.quote(word) for word in words]))
+    output = subprocess.PIPE if quiet else None
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=output,
+        stderr=subprocess.STDOUT if quiet else None,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        text, _ = process.communicate(timeout=timeout)
+        code = process.returncode
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        text, _ = process.communicate()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        say(f"  stopped: it ran longer than {timeout:.0f} s")
+        code = 124
+    if code and text:
+        say(text.decode(errors="replace"))
+    return code
+
+
+def must(command: Sequence[object], *, env: dict[str, str] | None = None, quiet: bool = False) -> None:
+    if code := run(command, env=env, quiet=quiet):
+        say(f"./dev: that ended with {code}")
+        raise SystemExit(EXIT_FAILED)
+
+
+class Report:
+    """What passed, failed and was skipped, and how long each part took."""
+
+    def __init__(self) -> None:
+        self.passed = self.failed = self.skipped = 0
+        self.failures: list[str] = []
+        self.seconds = dict.fromkeys(BUDGET_MINUTES, 0.0)
+
+    def add(self, name: str, passed: int, failed: int, skipped: int) -> None:
+        self.passed, self.failed, self.skipped = (
+            self.passed + passed,
+            self.failed + failed,
+            self.skipped + skipped,
+        )
+        say(f"= {name}: {passed} passed, {failed} failed, {skipped} skipped")
+        if failed:
+            self.failures.append(f"{name} ({failed})")
+
+    def check(self, name: str, ok: bool) -> bool:
+        self.add(name, int(ok), int(not ok), 0)
+        return ok
+
+    def add_junit(self, name: str, file: Path, exit_code: int) -> None:
+        """Counts a JUnit file. An exit code that the file doesn't explain is a failure of its own."""
+        try:
+            cases = list(ElementTree.parse(file).getroot().iter("testcase"))
+        except (OSError, ElementTree.ParseError) as error:
+            say(f"  {error}")
+            self.add(f"{name}: no results", 0, 1, 0)
+            return
+        failed = sum(
+            case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
+            for case in cases
+        )
+        skipped = sum(
+            case.find("skipped") is not None or case.get("status") in ("notrun", "disabled") for case in cases
+        )
+        if exit_code and not failed:
+            self.add(f"{name}: ended with {exit_code}", 0, 1, 0)
+        self.add(name, len(cases) - failed - skipped, failed, skipped)
+
+    @contextmanager
+    def part(self, budget: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[budget] += time.monotonic() - start
+
+    def close(self) -> int:
+        say("")
+        for name, seconds in self.seconds.items():
+            over = "   over budget" if seconds > BUDGET_MINUTES[name] * 60 else ""
+            say(f"{name:7} {seconds / 60:5.1f} of {BUDGET_MINUTES[name]} min{over}")
+        for failure in self.failures:
+            say(f"failed: {failure}")
+        say(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped")
+        return EXIT_FAILED if self.failed else 0
+
+
+# Set-up: system packages, .venv, wheels.
+
+
+def missing_packages(wanted: dict[str, str | None]) -> list[str]:
+    missing = [name for name, command in wanted.items() if command and not shutil.which(command)]
+    libraries = [name for name, command in wanted.items() if not command]
+    if shutil.which("dpkg-query"):
+        query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *libraries]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+        there = {line.split()[0] for line in answer.splitlines() if line.endswith(" installed")}
+        missing += [name for name in libraries if name not in there]
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        missing.append(f"{python_package()}-dev")
+    if subprocess.run([sys.executable, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode:
+        missing.append(f"{python_package()}-venv")
+    return missing
+
+
+def python_package() -> str:
+    system_default = Path("/usr/bin/python3").resolve() == Path(sys.executable).resolve()
+    return "python3" if system_default else f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def install_packages(wanted: dict[str, str | None], no_apt: bool) -> None:
+    missing = missing_packages(wanted)
+    if not missing:
+        return
+    command = ["apt-get", "-qy", "install", "--no-install-recommends", *missing]
+    sudo: list[str] = []
+    if os.geteuid() != 0:
+        sudo = ["sudo"]
+        if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode if shutil.which("sudo") else True:
+            no_apt = True
+    if no_apt or not shutil.which("apt-get"):
+        give_up("these are missing; install them and run this again:\n  " + shlex.join(["sudo", *command]))
+    settings = {"DEBIAN_FRONTEND": "noninteractive"}
+    must([*sudo, "apt-get", "-q", "update"], quiet=True)
+    must([*sudo, "env", *(f"{k}={v}" for k, v in settings.items()), *command], quiet=True)
+
+
+def venv_python() -> Path:
+    return VENV / "bin" / "python"
+
+
+def tool(name: str) -> Path:
+    return VENV / "bin" / name
+
+
+def set_up(options: argparse.Namespace, packages: dict[str, str | None], groups: Iterable[str]) -> None:
+    """Everything that is not ours: packages, .venv, wheels by the dependency groups of pyproject.toml."""
+    if sys.version_info < (3, 10):
+        give_up(f"Python 3.10 or later is needed; {sys.executable} is {sys.version.split()[0]}. PYTHON= picks another.")
+    install_packages(packages, options.no_apt)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    settings = VENV / "pyvenv.cfg"
+    if settings.exists() and not re.search(rf"^version\s*=\s*{re.escape(version)}\.", settings.read_text(), re.M):
+        say(f"# .venv belongs to another Python than {version}: made anew")
+        shutil.rmtree(VENV)
+    if not venv_python().exists():
+        must([sys.executable, "-m", "venv", VENV])
+    if tuple(map(int, pip_version().split(".")[:2])) < (25, 1):  # the first that reads dependency groups
+        must([venv_python(), "-m", "pip", "install", "-q", "--upgrade", "pip>=25.1"])
+    arguments = [argument for group in groups for argument in ("--group", group)]
+    must([venv_python(), "-m", "pip", "install", "-q", *arguments])
+
+
+def pip_version() -> str:
+    code = "import importlib.metadata as m; print(m.version('pip'))"
+    return subprocess.run([str(venv_python()), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def install_project() -> int:
+    """Without isolation and with a build folder that stays, so that the second time compiles only what changed."""
+    return run(
+        [venv_python(), "-m", "pip", "install", "-q", "--no-build-isolation", ".", "-C", "build-dir=build/pip"],
+        env={"CMAKE_BUILD_PARALLEL_LEVEL": str(JOBS)},
+    )
+
+
+# The parts of ./dev test.
+
+
+def build(preset: str, *targets: str) -> bool:
+    """Configures and builds a preset; goes on after an error, to show them all."""
+    if run(["cmake", "--preset", preset, f"-DPython_EXECUTABLE={venv_python()}"], quiet=True):
+        return False
+    chosen = ["--target", *targets] if targets else []
+    return run(["cmake", "--build", "--preset", preset, *chosen, "--", "-k", "0"], quiet=True) == 0
+
+
+def ctest(report: Report, preset: str, *arguments: str) -> None:
+    results = BUILD / preset / "ctest.xml"
+    results.unlink(missing_ok=True)
+    command = ["ctest", "--preset", preset, "-j", JOBS, "--output-junit", results, "-Q", *arguments]
+    code = run(command, quiet=True)
+    report.add_junit(f"GoogleTest, {preset}", results, code)
+
+
+def pytest(report: Report, *arguments: object, env: dict[str, str] | None = None) -> None:
+    results = BUILD / "pytest.xml"
+    results.unlink(missing_ok=True)
+    code = run([venv_python(), "-m", "pytest", "-q", f"--junitxml={results}", *arguments], env=env)
+    report.add_junit("pytest", results, code)
+
+
+def consumers(report: Report) -> None:
+    """Installs the C++ side and builds, as a user would, what finds it there, and what takes it by add_subdirectory."""
+    prefix = BUILD / "install"
+    shutil.rmtree(prefix, ignore_errors=True)
+    installed = all(
+        run(["cmake", "--install", BUILD / "pip", "--prefix", prefix, "--component", part], quiet=True) == 0
+        for part in ("development", "payload")
+    )
+    if not report.check("cmake --install", installed):
+        return
+    projects = [*ROOT.glob("tests/install/*/CMakeLists.txt"), *ROOT.glob("examples/*/CMakeLists.txt")]
+    for project in sorted(path.parent for path in projects):
+        tree = BUILD / "consumers" / project.name
+        shutil.rmtree(tree, ignore_errors=True)
+        configure = ["cmake", "-S", project, "-B", tree, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}"]
+        ok = run(configure, quiet=True) == 0 and run(["cmake", "--build", tree], quiet=True) == 0
+        if ok and (tree / "CTestTestfile.cmake").exists():
+            command = ["ctest", "--test-dir", tree, "--output-on-failure", "--no-tests=error"]
+            ok = run(command, quiet=True, env={"TENSORFERRY_TEST_PYTHON": str(venv_python())}) == 0
+        report.check(f"consumer {project.name}", ok)
+
+
+def fuzz_target(target: Path, seconds: int) -> int:
+    name = target.name.removesuffix("_fuzz")
+    found = BUILD / "fuzz" / "corpus" / name
+    found.mkdir(parents=True, exist_ok=True)
+    seeds = ROOT / "tests" / "fuzz" / "corpus" / name
+    folders = [found, seeds] if seeds.is_dir() else [found]
+    limits = [f"-max_total_time={seconds}"] if seconds else []
+    artifacts = f"-artifact_prefix={BUILD / 'fuzz'}/{name}-"
+    command = [target, *limits, "-timeout=10", "-rss_limit_mb=2048", artifacts, *folders]
+    return run(command, timeout=seconds + 60 if seconds else 10**9, quiet=bool(seconds))
+
+
+def fuzz_targets() -> list[Path]:
+    names = sorted(source.stem for source in (ROOT / "tests" / "fuzz").glob("*_fuzz.cc"))
+    return [BUILD / "fuzz" / "bin" / name for name in names]
+
+
+def fuzz_all(report: Report, seconds_each: int | None) -> None:
+    targets = fuzz_targets()
+    if seconds_each is None:
+        rounds = -(-len(targets) // JOBS) or 1
+        seconds_each = max(5, min(20, (BUDGET_MINUTES["fuzz"] * 60 - 20) // rounds))
+    with ThreadPoolExecutor(JOBS) as pool:
+        codes = list(pool.map(lambda target: fuzz_target(target, seconds_each), targets))
+    for target, code in zip(targets, codes):
+        report.check(f"{target.name}, {seconds_each} s", code == 0)
+
+
+def tracked(*patterns: str) -> list[str]:
+    """The files that git knows or would know; without git, all outside of build folders."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        command = ["git", "ls-files", "-co", "--exclude-standard", "--", *patterns]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [name for name in sorted(set(answer)) if (ROOT / name).exists()]
+    found = (p.relative_to(ROOT) for pattern in patterns for p in ROOT.rglob(pattern))
+    return sorted(str(p) for p in found if p.parts[0] not in ("build", ".venv"))
+
+
+def clang_tidy(report: Report, files: list[str], checks: str | None = None) -> None:
+    if run(["cmake", "--preset", "tidy", f"-DPython_EXECUTABLE={venv_python()}"], quiet=True):
+        report.check("clang-tidy", False)
+        return
+    database = (BUILD / "tidy" / "compile_commands.json").read_text()
+    files = [name for name in files if f'{ROOT / name}"' in database]
+    extra = [f"--checks={checks}"] if checks else []
+    command = [tool("clang-tidy"), "--quiet", "-p", BUILD / "tidy", *extra]
+    with ThreadPoolExecutor(JOBS) as pool:
+        codes = list(pool.map(lambda name: run([*command, name], quiet=True, timeout=300), files))
+    report.check(f"clang-tidy, {len(files)} files", bool(files) and not any(codes))
+
+
+def lint(report: Report, *, everything: bool = False, fix: bool = False) -> None:
+    sources = tracked("*.cc", "*.h")
+    report.check("clang-format", run([tool("clang-format"), *(["-i"] if fix else ["-n", "-Werror"]), *sources], quiet=True) == 0)
+    report.check("ruff check", run([tool("ruff"), "check", "-q", *(["--fix"] if fix else []), "."], quiet=True) == 0)
+    report.check("ruff format", run([tool("ruff"), "format", "-q", *([] if fix else ["--check"]), "."], quiet=True) == 0)
+    report.check("mypy", run([tool("mypy")], quiet=True) == 0)
+    report.check("codespell", run([tool("codespell"), *tracked("*.md", "*.py", "*.cc", "*.h", "dev")], quiet=True) == 0)
+    libraries = ("transport/", "cuda/", "stub/", "server/", "python/bindings/")
+    checked = [name for name in sources if name.endswith(".cc") and (everything or name.startswith(libraries))]
+    clang_tidy(report, checked)
+    if everything:
+        clang_tidy(report, checked, "-*,clang-analyzer-*")
+
+
+# The verbs.
+
+
+def verb_demo(options: argparse.Namespace) -> int:
+    """Real models, real requests: what was copied and how long it took"""
+    set_up(options, APT_BUILD, ["build"])
+    if install_project():
+        return EXIT_FAILED
+    return run([tool("tensorferry"), "demo", *options.rest])
+
+
+def verb_test(options: argparse.Namespace) -> int:
+    """Everything that CI runs; --all adds what takes long, --with torch adds PyTorch"""
+    report = Report()
+    packages = {**APT_BUILD, **APT_TEST, **(APT_ALL if options.all else {})}
+    groups = ["build", "test", "lint", "bench", *options.extras]
+    with report.part("set-up"):
+        set_up(options, packages, groups)
+    BUILD.mkdir(exist_ok=True)
+    with report.part("builds"):
+        report.check("build dev", build("dev"))
+        report.check("each public header alone", build("dev", "all_verify_interface_header_sets"))
+        installed = report.check("pip install", install_project() == 0)
+        report.check("build asan", build("asan"))
+        report.check("build tsan", build("tsan", "tensorferry_transport_test"))
+        report.check("build fuzz", build("fuzz"))
+    long_seeds = {"TENSORFERRY_LONG_TESTS": "1"} if options.all else {}
+    with report.part("tests"):
+        ctest(report, "dev")
+        ctest(report, "asan")
+        ctest(report, "tsan", "-L", "^transport$")
+        if installed:
+            consumers(report)
+            pytest(report, *([] if options.all else ["-m", "not slow"]), env=long_seeds)
+    with report.part("fuzz"):
+        fuzz_all(report, 60 if options.all else None)
+    with report.part("lint"):
+        lint(report, everything=options.all)
+    if options.all:
+        report.check("build ubsan", build("ubsan"))
+        ctest(report, "ubsan")
+        report.check("build aarch64", build("aarch64", "tensorferry_transport_test"))
+        ctest(report, "aarch64", "-L", "^transport$")
+    return report.close()
+
+
+def verb_lint(options: argparse.Namespace) -> int:
+    """Formatting, types, spelling, static analysis; --fix formats in place"""
+    report = Report()
+    with report.part("set-up"):
+        set_up(options, {**APT_BUILD, "git": "git"}, ["build", "lint", "test", "bench"])
+    with report.part("lint"):
+        lint(report, everything=options.all, fix=options.fix)
+    return report.close()
+
+
+def verb_fuzz(options: argparse.Namespace) -> int:
+    """NAME: one fuzz target until you stop it (or --seconds N)"""
+    set_up(options, {**APT_BUILD, **APT_TEST}, ["build"])
+    targets = {target.name.removesuffix("_fuzz"): target for target in fuzz_targets()}
+    name = options.rest[0].removesuffix("_fuzz") if options.rest else ""
+    if name not in targets:
+        print("./dev fuzz NAME, one of: " + " ".join(targets), file=sys.stderr)
+        return EXIT_USAGE
+    if not build("fuzz", targets[name].name):
+        return EXIT_FAILED
+    return run([targets[name], "-help=1"], quiet=True) or fuzz_target(targets[name], options.seconds)
+
+
+def verb_bench(options: argparse.Namespace) -> int:
+    """How long a tensor takes to another process and back, against its peers"""
+    set_up(options, APT_BUILD, ["build", "bench"])
+    if install_project():
+        return EXIT_FAILED
+    results = ["--json", BUILD / "bench.json", "--svg", BUILD / "bench.svg"]
+    return run([venv_python(), "bench/end_to_end.py", *results, *options.rest])
+
+
+def verb_doctor(options: argparse.Namespace) -> int:
+    """What this machine has and lacks, for building and for running; changes nothing"""
+    missing = missing_packages({**APT_BUILD, **APT_TEST})
+    say(f"python   {sys.executable} {sys.version.split()[0]}")
+    for command in ("c++", "cmake", "ninja", "clang++-19", "ccache"):
+        path = shutil.which(command)
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout if path else ""
+        say(f"{command:10} {answer.splitlines()[0] if answer else 'not here'}")
+    say("packages   " + ("missing: " + " ".join(missing) if missing else "all there"))
+    if not tool("tensorferry").exists():
+        say("tensorferry  not installed in .venv yet: ./dev demo does that")
+        return EXIT_ENVIRONMENT if missing else 0
+    return run([tool("tensorferry"), "doctor", *options.rest])
+
+
+def verb_clean(options: argparse.Namespace) -> int:
+    """Removes build/, .venv/ and the tools' caches"""
+    for name in ("build", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"):
+        if (ROOT / name).exists():
+            say(f"+ rm -r {name}")
+            shutil.rmtree(ROOT / name)
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": verb_demo,
+    "test": verb_test,
+    "bench": verb_bench,
+    "lint": verb_lint,
+    "fuzz": verb_fuzz,
+    "doctor": verb_doctor,
+    "clean": verb_clean,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./dev", add_help=False)
+    parser.add_argument("verb", nargs="?")
+    parser.add_argument("--no-apt", action="store_true")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--fix", action="store_true")
+    parser.add_argument("--seconds", type=int, default=0)
+    parser.add_argument("--with", dest="extras", action="append", default=[], choices=["torch"])
+    options, options.rest = parser.parse_known_args()
+    if options.verb not in VERBS:
+        for name, verb in VERBS.items():
+            print(f"./dev {name:7} {verb.__doc__}")
+        print("\n--no-apt: never touch the system.  PYTHON=/path/to/python ./dev ...: another interpreter.")
+        return 0 if options.verb is None else EXIT_USAGE
+    return VERBS[options.verb](options)
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
