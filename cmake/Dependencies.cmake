@@ -28,7 +28,6 @@ if(TENSORFERRY_BUILD_TESTS)
     # Debian's package `googletest` brings the sources, which is what another architecture needs.
     set(INSTALL_GTEST OFF)
     add_subdirectory(/usr/src/googletest "${PROJECT_BINARY_DIR}/googletest" EXCLUDE_FROM_ALL SYSTEM)
-    add_library(GTest::gmock_main ALIAS gmock_main)
   else()
     find_package(GTest QUIET)
   endif()
