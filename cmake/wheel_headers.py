@@ -1,4 +1,4 @@
-"""Prints, as JSON, where this interpreter's wheels keep the headers that we build on; an empty string is "not there"."""
+"""Prints, as JSON, where this interpreter's wheels keep the headers that we build on; "" is "not there"."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ import sys
 import sysconfig
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, NoReturn
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -188,7 +188,11 @@ def install_packages(wanted: dict[str, str | None], no_apt: bool) -> None:
     sudo: list[str] = []
     if os.geteuid() != 0:
         sudo = ["sudo"]
-        if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode if shutil.which("sudo") else True:
+        if (
+            subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode
+            if shutil.which("sudo")
+            else True
+        ):
             no_apt = True
     if no_apt or not shutil.which("apt-get"):
         give_up("these are missing; install them and run this again:\n  " + shlex.join(["sudo", *command]))
@@ -337,9 +341,13 @@ def clang_tidy(report: Report, files: list[str], checks: str | None = None) -> N
 
 def lint(report: Report, *, everything: bool = False, fix: bool = False) -> None:
     sources = tracked("*.cc", "*.h")
-    report.check("clang-format", run([tool("clang-format"), *(["-i"] if fix else ["-n", "-Werror"]), *sources], quiet=True) == 0)
+    report.check(
+        "clang-format", run([tool("clang-format"), *(["-i"] if fix else ["-n", "-Werror"]), *sources], quiet=True) == 0
+    )
     report.check("ruff check", run([tool("ruff"), "check", "-q", *(["--fix"] if fix else []), "."], quiet=True) == 0)
-    report.check("ruff format", run([tool("ruff"), "format", "-q", *([] if fix else ["--check"]), "."], quiet=True) == 0)
+    report.check(
+        "ruff format", run([tool("ruff"), "format", "-q", *([] if fix else ["--check"]), "."], quiet=True) == 0
+    )
     report.check("mypy", run([tool("mypy")], quiet=True) == 0)
     report.check("codespell", run([tool("codespell"), *tracked("*.md", "*.py", "*.cc", "*.h", "dev")], quiet=True) == 0)
     libraries = ("transport/", "cuda/", "stub/", "server/", "python/bindings/")
@@ -470,7 +478,8 @@ def main() -> int:
     parser.add_argument("--fix", action="store_true")
     parser.add_argument("--seconds", type=int, default=0)
     parser.add_argument("--with", dest="extras", action="append", default=[], choices=["torch"])
-    options, options.rest = parser.parse_known_args()
+    options, rest = parser.parse_known_args()
+    options.rest = rest
     if options.verb not in VERBS:
         for name, verb in VERBS.items():
             print(f"./dev {name:7} {verb.__doc__}")
