@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BUILD = ROOT / "build"
 JOBS = len(os.sched_getaffinity(0))
+SHOWN_LINES = 150  # of a failed command's output: as many from its beginning and its end
 EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
 
 # Minutes that each part of `./dev test` may take on two cores, starting from nothing.
@@ -87,7 +88,11 @@ def run(
         say(f"  stopped: it ran longer than {timeout:.0f} s")
         code = 124
     if code and text:
-        say(text.decode(errors="replace"))
+        lines = text.decode(errors="replace").splitlines()
+        if len(lines) > 2 * SHOWN_LINES:
+            left_out = f"... {len(lines) - 2 * SHOWN_LINES} lines left out: run the command by hand to see them ..."
+            lines = [*lines[:SHOWN_LINES], left_out, *lines[-SHOWN_LINES:]]
+        say("\n".join(lines))
     return code
 
 
@@ -254,7 +259,7 @@ def build(preset: str, *targets: str) -> bool:
 def ctest(report: Report, preset: str, *arguments: str) -> None:
     results = BUILD / preset / "ctest.xml"
     results.unlink(missing_ok=True)
-    command = ["ctest", "--preset", preset, "-j", JOBS, "--output-junit", results, "-Q", *arguments]
+    command = ["ctest", "--preset", preset, "-j", JOBS, "--output-junit", str(results), "-Q", *arguments]
     code = run(command, quiet=True)
     report.add_junit(f"GoogleTest, {preset}", results, code)
 
@@ -340,21 +345,28 @@ def clang_tidy(report: Report, files: list[str], checks: str | None = None) -> N
 
 
 def lint(report: Report, *, everything: bool = False, fix: bool = False) -> None:
+    def check(name: str, *command: object) -> None:
+        report.check(name, run([tool(str(command[0])), *command[1:]], quiet=True) == 0)
+
     sources = tracked("*.cc", "*.h")
-    report.check(
-        "clang-format", run([tool("clang-format"), *(["-i"] if fix else ["-n", "-Werror"]), *sources], quiet=True) == 0
-    )
-    report.check("ruff check", run([tool("ruff"), "check", "-q", *(["--fix"] if fix else []), "."], quiet=True) == 0)
-    report.check(
-        "ruff format", run([tool("ruff"), "format", "-q", *([] if fix else ["--check"]), "."], quiet=True) == 0
-    )
-    report.check("mypy", run([tool("mypy")], quiet=True) == 0)
-    report.check("codespell", run([tool("codespell"), *tracked("*.md", "*.py", "*.cc", "*.h", "dev")], quiet=True) == 0)
-    libraries = ("transport/", "cuda/", "stub/", "server/", "python/bindings/")
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "sources.txt").write_text("\n".join(sources) + "\n")
+    check("clang-format", "clang-format", *(["-i"] if fix else ["-n", "-Werror"]), "--files=build/sources.txt")
+    check("ruff check", "ruff", "check", "-q", *(["--fix"] if fix else []), ".")
+    check("ruff format", "ruff", "format", "-q", *([] if fix else ["--check"]), ".")
+    check("mypy", "mypy")
+    check("codespell", "codespell")
+    libraries = ("transport/", "cuda/", "stub/", "server/", "python/")
     checked = [name for name in sources if name.endswith(".cc") and (everything or name.startswith(libraries))]
     clang_tidy(report, checked)
     if everything:
         clang_tidy(report, checked, "-*,clang-analyzer-*")
+
+
+def stubs(report: Report) -> None:
+    """What the .pyi files of the extensions say, against the extensions."""
+    for file in sorted((ROOT / "python" / "tensorferry").glob("_*.pyi")):
+        report.check(f"stubtest {file.stem}", run([tool("stubtest"), f"tensorferry.{file.stem}"], quiet=True) == 0)
 
 
 # The verbs.
@@ -395,6 +407,7 @@ def verb_test(options: argparse.Namespace) -> int:
         fuzz_all(report, 60 if options.all else None)
     with report.part("lint"):
         lint(report, everything=options.all)
+        stubs(report)
     if options.all:
         report.check("build ubsan", build("ubsan"))
         ctest(report, "ubsan")
