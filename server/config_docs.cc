@@ -10,10 +10,14 @@ using schema::Message;
 
 std::string_view word(Handling handling) {
   switch (handling) {
-    case Handling::Honoured: return "honoured";
-    case Handling::Ignored: return "ignored, one warning";
-    case Handling::Refused: return "refused";
-    case Handling::Inherit: break;
+    case Handling::Honoured:
+      return "honoured";
+    case Handling::Ignored:
+      return "ignored, one warning";
+    case Handling::Refused:
+      return "refused";
+    case Handling::Inherit:
+      break;
   }
   return "";
 }
@@ -24,7 +28,8 @@ void rows(const Message& message, const std::string& prefix, std::string& out) {
     std::string path = prefix + std::string(field.name);
     if (field.label != schema::Label::Single) path += "[]";
     Handling handling = field.handling == Handling::Inherit ? Handling::Honoured : field.handling;
-    out += "| `" + path + "` | " + std::string(word(handling)) + " | " + std::string(field.note) + " |\n";
+    out += "| `" + path + "` | " + std::string(word(handling)) + " | " + std::string(field.note) +
+           " |\n";
     bool entry = field.label == schema::Label::Map;
     if (field.type == schema::Type::Message && handling == Handling::Honoured && !entry) {
       rows(*field.message, path + ".", out);

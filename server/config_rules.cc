@@ -17,7 +17,8 @@ using Severity = Diagnostic::Severity;
 
 constexpr std::int64_t kMaxInstances = 1024;  // processes of one model
 constexpr std::string_view kOurs = "TENSORFERRY_";
-constexpr std::string_view kOurParameters[] = {"TENSORFERRY_PYTHON", "TENSORFERRY_EXECUTE_TIMEOUT_S",
+constexpr std::string_view kOurParameters[] = {"TENSORFERRY_PYTHON",
+                                               "TENSORFERRY_EXECUTE_TIMEOUT_S",
                                                "TENSORFERRY_SLOW_EXECUTE_S", "TENSORFERRY_DOMAIN"};
 
 // What holds for a use: its own decision, else the nearest parent's.
@@ -53,20 +54,28 @@ class Interpreter {
     Position at = document_.position(path);
     result_.diagnostics.push_back({severity, std::string(source_), at.line, at.column, message});
   }
-  void error(const std::string& path, const std::string& message) { say(Severity::Error, path, message); }
-  void warning(const std::string& path, const std::string& message) { say(Severity::Warning, path, message); }
+  void error(const std::string& path, const std::string& message) {
+    say(Severity::Error, path, message);
+  }
+  void warning(const std::string& path, const std::string& message) {
+    say(Severity::Warning, path, message);
+  }
 
   // A field set to its default asks for nothing, so there is nothing to refuse.
   void decisions() {
     std::set<const Field*> said;
     for (const FieldUse& use : document_.uses) {
       const Field& field = decider(use);
-      if (use.is_default || field.handling == Handling::Honoured || field.handling == Handling::Inherit) continue;
+      if (use.is_default || field.handling == Handling::Honoured ||
+          field.handling == Handling::Inherit)
+        continue;
       if (!said.insert(&field).second) continue;
       if (field.handling == Handling::Ignored) {
-        warning(use.path, "'" + std::string(field.name) + "' is ignored: " + std::string(field.note));
+        warning(use.path,
+                "'" + std::string(field.name) + "' is ignored: " + std::string(field.note));
       } else {
-        error(use.path, "'" + std::string(field.name) + "' is not supported: " + std::string(field.note));
+        error(use.path,
+              "'" + std::string(field.name) + "' is not supported: " + std::string(field.note));
       }
     }
   }
@@ -76,22 +85,25 @@ class Interpreter {
     config.name = model_name_;
     std::string name = full_["name"];
     if (!name.empty() && name != model_name_) {
-      error("name", "the model's name is '" + name + "', but its folder is '" + std::string(model_name_) +
-                        "': make them the same, or leave the name out");
+      error("name", "the model's name is '" + name + "', but its folder is '" +
+                        std::string(model_name_) + "': make them the same, or leave the name out");
     }
     full_["name"] = config.name;
     std::string backend = full_["backend"];
     if (backend.empty()) backend = "python";
     if (backend != "python" && backend != "tensorferry") {
-      error("backend", "backend '" + backend + "' is not served here: it must be \"python\" or \"tensorferry\"");
+      error("backend", "backend '" + backend +
+                           "' is not served here: it must be \"python\" or \"tensorferry\"");
     }
     full_["backend"] = config.backend = backend;
     std::string file = full_["default_model_filename"];
     if (file.empty()) file = "model.py";
     if (!file.ends_with(".py")) {
-      error("default_model_filename", "Model name must end with '.py'. Model name is \"" + file + "\".");
+      error("default_model_filename",
+            "Model name must end with '.py'. Model name is \"" + file + "\".");
     } else if (file.find('/') != std::string::npos || file == ".py") {
-      error("default_model_filename", "'" + file + "' must be the name of a file in the version folder");
+      error("default_model_filename",
+            "'" + file + "' must be the name of a file in the version folder");
     }
     full_["default_model_filename"] = config.default_model_filename = file;
   }
@@ -108,9 +120,9 @@ class Interpreter {
     DynamicBatching batching;
     for (std::int64_t size : given["preferred_batch_size"]) {
       if (size < 1 || size > std::max<std::int64_t>(config.max_batch_size, 1)) {
-        error("dynamic_batching.preferred_batch_size", "a preferred batch size of " + std::to_string(size) +
-                                                           " must be 1 to max_batch_size (" +
-                                                           std::to_string(config.max_batch_size) + ")");
+        error("dynamic_batching.preferred_batch_size",
+              "a preferred batch size of " + std::to_string(size) +
+                  " must be 1 to max_batch_size (" + std::to_string(config.max_batch_size) + ")");
       }
       batching.preferred_batch_size.push_back(size);
     }
@@ -134,9 +146,11 @@ class Interpreter {
       const std::string path = kind + "[" + std::to_string(i) + "]";
       TensorSpec spec;
       spec.name = given["name"];
-      std::string shown = kind + (spec.name.empty() ? " number " + std::to_string(i) : " '" + spec.name + "'");
+      std::string shown =
+          kind + (spec.name.empty() ? " number " + std::to_string(i) : " '" + spec.name + "'");
       if (spec.name.empty()) error(path, shown + " has no name");
-      if (!spec.name.empty() && !names.insert(spec.name).second) error(path, shown + " is there twice");
+      if (!spec.name.empty() && !names.insert(spec.name).second)
+        error(path, shown + " is there twice");
       std::string type = given["data_type"];
       if (auto dtype = dtype_from_triton(type)) {
         spec.dtype = *dtype;
@@ -149,13 +163,15 @@ class Interpreter {
     }
   }
 
-  void dims(const Json& given, const std::string& path, const std::string& shown, TensorSpec& spec) {
+  void dims(const Json& given, const std::string& path, const std::string& shown,
+            TensorSpec& spec) {
     spec.dims = given["dims"].get<std::vector<std::int64_t>>();
     if (spec.dims.empty()) error(path, shown + " needs dims, such as dims: [ 1 ]");
     for (std::size_t i = 0; i < spec.dims.size(); ++i) {
       if (spec.dims[i] >= 1 || spec.dims[i] == -1) continue;
       error(path + ".dims[" + std::to_string(i) + "]",
-            "dimension " + std::to_string(spec.dims[i]) + " of " + shown + " must be 1 or more, or -1 for any size");
+            "dimension " + std::to_string(spec.dims[i]) + " of " + shown +
+                " must be 1 or more, or -1 for any size");
     }
     std::string format = given.value("format", "FORMAT_NONE");
     if (format != "FORMAT_NONE" && spec.dims.size() != 3) {
@@ -166,7 +182,9 @@ class Interpreter {
   // Filled in as Triton's core does, so that the model reads what it would read there.
   void instance_groups() {
     Json& groups = full_["instance_group"];
-    if (groups.empty()) groups.push_back(with_defaults(Json::object(), *model_config_schema().find("instance_group")->message));
+    if (groups.empty())
+      groups.push_back(
+          with_defaults(Json::object(), *model_config_schema().find("instance_group")->message));
     std::int64_t total = 0;
     for (std::size_t i = 0; i < groups.size(); ++i) {
       Json& given = groups[i];
@@ -184,12 +202,15 @@ class Interpreter {
       std::string kind = given["kind"];
       if (kind == "KIND_AUTO") kind = group.gpus.empty() ? "KIND_CPU" : "KIND_GPU";
       if (kind != "KIND_GPU" && !group.gpus.empty()) {
-        error(path + ".gpus", "instance group '" + group.name + "' names gpus, but has kind " + kind);
+        error(path + ".gpus",
+              "instance group '" + group.name + "' names gpus, but has kind " + kind);
       }
       group.kind = kind.substr(std::string_view("KIND_").size());
-      total += group.count * std::max<std::int64_t>(1, static_cast<std::int64_t>(group.gpus.size()));
+      total +=
+          group.count * std::max<std::int64_t>(1, static_cast<std::int64_t>(group.gpus.size()));
       if (total > kMaxInstances) {
-        error(path + ".count", "the model asks for " + std::to_string(total) + " instances, each a process; at most " +
+        error(path + ".count", "the model asks for " + std::to_string(total) +
+                                   " instances, each a process; at most " +
                                    std::to_string(kMaxInstances) + " are allowed");
         return;
       }
@@ -205,10 +226,12 @@ class Interpreter {
       std::string text = value["string_value"];
       const std::string path = "parameters[\"" + key + "\"]";
       if (key == "FORCE_CPU_ONLY_INPUT_TENSORS" && text != "yes" && text != "no") {
-        error(path, "Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: " + text + "': it must be \"yes\" or \"no\"");
+        error(path, "Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: " + text +
+                        "': it must be \"yes\" or \"no\"");
       }
       if (key.ends_with("_TIMEOUT_S") || key.ends_with("_EXECUTE_S")) seconds(path, key, text);
-      if (key.starts_with(kOurs) && std::ranges::find(kOurParameters, key) == std::end(kOurParameters)) {
+      if (key.starts_with(kOurs) &&
+          std::ranges::find(kOurParameters, key) == std::end(kOurParameters)) {
         warning(path, "parameter " + key + " is unknown and has no effect");
       }
       result_.config.parameters[key] = std::move(text);
@@ -220,8 +243,10 @@ class Interpreter {
     constexpr double kMostSeconds = 1e9;
     double value = -1;
     auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (code != std::errc() || end != text.data() + text.size() || !(value >= 0 && value <= kMostSeconds)) {
-      error(path, "parameter " + key + " is '" + text + "': it must be a number of seconds, 0 for no limit");
+    if (code != std::errc() || end != text.data() + text.size() ||
+        !(value >= 0 && value <= kMostSeconds)) {
+      error(path, "parameter " + key + " is '" + text +
+                      "': it must be a number of seconds, 0 for no limit");
     }
   }
 
@@ -232,9 +257,12 @@ class Interpreter {
       const Json& versions = policy["specific"]["versions"];
       if (versions.empty()) error("version_policy.specific", "version_policy names no version");
       for (std::size_t i = 0; i < versions.size(); ++i) {
-        if (versions[i] < 1) error("version_policy.specific.versions[" + std::to_string(i) + "]", "a version is 1 or more");
+        if (versions[i] < 1)
+          error("version_policy.specific.versions[" + std::to_string(i) + "]",
+                "a version is 1 or more");
       }
-      if (versions.size() > 1) warning("version_policy.specific", "only the highest of the versions is served");
+      if (versions.size() > 1)
+        warning("version_policy.specific", "only the highest of the versions is served");
       result_.config.version_policy.specific = versions.get<std::vector<std::int64_t>>();
     }
     if (policy.contains("latest") && policy["latest"]["num_versions"] > 1) {
@@ -251,7 +279,8 @@ class Interpreter {
 
 }  // namespace
 
-Interpreted interpret(const Document& document, std::string_view source, std::string_view model_name) {
+Interpreted interpret(const Document& document, std::string_view source,
+                      std::string_view model_name) {
   return Interpreter(document, source, model_name).run();
 }
 

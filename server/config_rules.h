@@ -16,7 +16,8 @@ struct Interpreted {
 };
 
 // `source` is the file's name, or says what the JSON is.
-Interpreted interpret(const Document& document, std::string_view source, std::string_view model_name);
+Interpreted interpret(const Document& document, std::string_view source,
+                      std::string_view model_name);
 
 // The error of read_text ("FILE:LINE:COLUMN: error: ...") taken apart again.
 Diagnostic syntax_diagnostic(const Error& error, std::string_view filename);

@@ -40,14 +40,16 @@ class Reader {
  public:
   explicit Reader(std::string_view prefix) : prefix_(prefix) {}
 
-  Result<Json> message(const Json& given, const Message& schema, const std::string& path, int depth) {
+  Result<Json> message(const Json& given, const Message& schema, const std::string& path,
+                       int depth) {
     if (depth > schema::kMaxDepth) return wrong(path, "is nested too deep");
     if (!given.is_object()) return wrong(path, "must be an object");
     Json result = Json::object();
     for (const auto& [key, value] : given.items()) {
       std::string own = path.empty() ? key : path + "." + key;
       const Field* field = find_field(schema, key);
-      if (!field) return wrong(own, "is unknown: " + std::string(schema.name) + " has no such field");
+      if (!field)
+        return wrong(own, "is unknown: " + std::string(schema.name) + " has no such field");
       if (value.is_null()) continue;
       if (result.contains(field->name)) return wrong(own, "is given twice");
       for (const Field& other : schema.fields) {
@@ -100,13 +102,15 @@ class Reader {
     uses.push_back({&field, path, {}, is_default, {parents_.begin(), std::prev(parents_.end())}});
   }
 
-  Result<Json> value(const Json& given, const Field& field, const std::string& path, int depth, bool used) {
+  Result<Json> value(const Json& given, const Field& field, const std::string& path, int depth,
+                     bool used) {
     if (field.type == Type::Message) {
       if (used) use(field, path, false);
       return message(given, *field.message, path, depth + 1);
     }
     auto read = scalar(given, field, path);
-    if (read && used) use(field, path, field.label == Label::Single && *read == default_value(field));
+    if (read && used)
+      use(field, path, field.label == Label::Single && *read == default_value(field));
     return read;
   }
 
@@ -115,10 +119,12 @@ class Reader {
     if (field.type == Type::Bool && given.is_boolean()) return given;
     if (field.type == Type::Enum) {
       const schema::EnumValue* found = nullptr;
-      if (given.is_string()) found = field.enumeration->find(std::string_view(given.get_ref<const std::string&>()));
+      if (given.is_string())
+        found = field.enumeration->find(std::string_view(given.get_ref<const std::string&>()));
       if (auto number = whole(given)) found = field.enumeration->find(*number);
       if (found) return Json(std::string(found->name));
-      return wrong(path, "is " + shown(given) + ", which is no " + std::string(field.enumeration->name));
+      return wrong(path,
+                   "is " + shown(given) + ", which is no " + std::string(field.enumeration->name));
     }
     if (is_floating(field.type)) {
       if (given.is_number()) return floating_json(given.get<double>(), field.type);
@@ -150,10 +156,12 @@ class Reader {
     if (given.is_string()) {
       const auto& text = given.get_ref<const std::string&>();
       const char* last = text.data() + text.size();
-      if (std::uint64_t value = 0; std::from_chars(text.data(), last, value) == std::from_chars_result{last, {}}) {
+      if (std::uint64_t value = 0;
+          std::from_chars(text.data(), last, value) == std::from_chars_result{last, {}}) {
         return value <= range.max ? std::optional<Json>(value) : std::nullopt;
       }
-      if (std::int64_t value = 0; std::from_chars(text.data(), last, value) == std::from_chars_result{last, {}}) {
+      if (std::int64_t value = 0;
+          std::from_chars(text.data(), last, value) == std::from_chars_result{last, {}}) {
         return value >= range.min ? std::optional<Json>(value) : std::nullopt;
       }
       return std::nullopt;
@@ -173,12 +181,14 @@ class Reader {
 
 }  // namespace
 
-Result<Document> read_json(std::string_view json, std::string_view prefix, const schema::Message& schema) {
+Result<Document> read_json(std::string_view json, std::string_view prefix,
+                           const schema::Message& schema) {
   Json given;
   try {
     given = Json::parse(json);
   } catch (const Json::exception& error) {
-    return failure(ErrorCode::InvalidArgument, std::string(prefix) + ": it is not JSON: " + error.what());
+    return failure(ErrorCode::InvalidArgument,
+                   std::string(prefix) + ": it is not JSON: " + error.what());
   }
   Reader reader(prefix);
   auto value = reader.message(given, schema, "", 0);

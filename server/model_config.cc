@@ -18,10 +18,12 @@ std::string lines(const std::vector<Diagnostic>& diagnostics) {
   return text;
 }
 
-Result<ModelConfig> checked(const Document& document, std::string_view source, std::string_view model_name) {
+Result<ModelConfig> checked(const Document& document, std::string_view source,
+                            std::string_view model_name) {
   Interpreted read = interpret(document, source, model_name);
   if (std::string errors = lines(read.diagnostics); !errors.empty()) {
-    return std::unexpected(Error{ErrorCode::InvalidArgument, std::move(errors), {std::string(model_name), {}, {}}});
+    return std::unexpected(
+        Error{ErrorCode::InvalidArgument, std::move(errors), {std::string(model_name), {}, {}}});
   }
   read.config.warnings = std::move(read.diagnostics);
   return std::move(read.config);
@@ -60,7 +62,8 @@ ModelConfig ModelConfig::empty(std::string_view model_name) {
   return interpret({}, "", model_name).config;
 }
 
-std::vector<Diagnostic> check_config(std::string_view text, std::string_view filename, std::string_view model_name) {
+std::vector<Diagnostic> check_config(std::string_view text, std::string_view filename,
+                                     std::string_view model_name) {
   auto document = read_text(text, filename, model_config_schema());
   if (document) return interpret(*document, filename, model_name).diagnostics;
   return {syntax_diagnostic(document.error(), filename)};

@@ -15,7 +15,8 @@ using Severity = Diagnostic::Severity;
 
 constexpr std::uintmax_t kMaxConfigBytes = 16 << 20;
 
-std::unexpected<Error> model_failure(ErrorCode code, const std::string& model, std::string message) {
+std::unexpected<Error> model_failure(ErrorCode code, const std::string& model,
+                                     std::string message) {
   return std::unexpected(Error{code, std::move(message), {model, {}, {}}});
 }
 
@@ -48,7 +49,8 @@ bool looks_like_model(const fs::path& directory) {
 Result<std::vector<fs::path>> folders(const fs::path& repository) {
   std::error_code code;
   if (!fs::is_directory(repository, code)) {
-    return failure(ErrorCode::NotFound, "the model repository '" + repository.string() + "' is not a folder" +
+    return failure(ErrorCode::NotFound, "the model repository '" + repository.string() +
+                                            "' is not a folder" +
                                             (code ? ": " + code.message() : ""));
   }
   std::vector<fs::path> result;
@@ -56,9 +58,11 @@ Result<std::vector<fs::path>> folders(const fs::path& repository) {
   for (; !code && it != fs::directory_iterator(); it.increment(code)) {
     std::error_code ignored;
     std::string name = it->path().filename().string();
-    if (!name.starts_with('.') && name != "__pycache__" && it->is_directory(ignored)) result.push_back(it->path());
+    if (!name.starts_with('.') && name != "__pycache__" && it->is_directory(ignored))
+      result.push_back(it->path());
   }
-  if (code) return system_failure("read the model repository '" + repository.string() + "'", code.value());
+  if (code)
+    return system_failure("read the model repository '" + repository.string() + "'", code.value());
   std::ranges::sort(result);
   return result;
 }
@@ -66,14 +70,18 @@ Result<std::vector<fs::path>> folders(const fs::path& repository) {
 Result<std::string> read_config(const fs::path& path, const std::string& model) {
   std::error_code code;
   auto bytes = fs::file_size(path, code);
-  if (code) return model_failure(ErrorCode::System, model, "'" + path.string() + "' can't be read: " + code.message());
+  if (code)
+    return model_failure(ErrorCode::System, model,
+                         "'" + path.string() + "' can't be read: " + code.message());
   if (bytes > kMaxConfigBytes) {
-    return model_failure(ErrorCode::InvalidArgument, model, "'" + path.string() + "' has " + std::to_string(bytes) +
-                                                                " bytes: more than a config can have");
+    return model_failure(ErrorCode::InvalidArgument, model,
+                         "'" + path.string() + "' has " + std::to_string(bytes) +
+                             " bytes: more than a config can have");
   }
   std::ifstream file(path, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file) return model_failure(ErrorCode::System, model, "'" + path.string() + "' can't be read");
+  if (!file)
+    return model_failure(ErrorCode::System, model, "'" + path.string() + "' can't be read");
   return text;
 }
 
@@ -82,8 +90,9 @@ Result<std::int64_t> pick_version(const fs::path& directory, const ModelConfig& 
   auto versions = versions_of(directory);
   if (versions.empty()) {
     return model_failure(ErrorCode::NotFound, config.name,
-                         "model '" + config.name + "' has no version: put its " + config.default_model_filename +
-                             " at '" + (directory / "1" / config.default_model_filename).string() + "'");
+                         "model '" + config.name + "' has no version: put its " +
+                             config.default_model_filename + " at '" +
+                             (directory / "1" / config.default_model_filename).string() + "'");
   }
   const auto& specific = config.version_policy.specific;
   if (specific.empty()) return versions.front();
@@ -91,17 +100,19 @@ Result<std::int64_t> pick_version(const fs::path& directory, const ModelConfig& 
     if (std::ranges::find(specific, version) != specific.end()) return version;
   }
   std::string there;
-  for (std::int64_t version : versions) there += (there.empty() ? "" : ", ") + std::to_string(version);
-  return model_failure(ErrorCode::NotFound, config.name, "no version that the version_policy of model '" + config.name +
-                                                             "' names is in '" + directory.string() +
-                                                             "', which has " + there);
+  for (std::int64_t version : versions)
+    there += (there.empty() ? "" : ", ") + std::to_string(version);
+  return model_failure(ErrorCode::NotFound, config.name,
+                       "no version that the version_policy of model '" + config.name +
+                           "' names is in '" + directory.string() + "', which has " + there);
 }
 
 Result<void> find_files(FoundModel& found) {
   auto version = pick_version(found.directory, found.config);
   if (!version) return std::unexpected(version.error());
   found.version = *version;
-  found.model_file = found.directory / std::to_string(*version) / found.config.default_model_filename;
+  found.model_file =
+      found.directory / std::to_string(*version) / found.config.default_model_filename;
   std::error_code ignored;
   if (fs::is_regular_file(found.model_file, ignored)) return {};
   return model_failure(ErrorCode::NotFound, found.config.name,
@@ -109,14 +120,17 @@ Result<void> find_files(FoundModel& found) {
 }
 
 Result<void> check_name(const fs::path& repository, const std::string& name) {
-  if (name.empty() || name.starts_with('.') || name.find('/') != std::string::npos || !is_utf8(name)) {
-    return model_failure(ErrorCode::InvalidArgument, name,
-                         "'" + name + "' can't be the name of a model: it must be the name of a folder, in UTF-8");
+  if (name.empty() || name.starts_with('.') || name.find('/') != std::string::npos ||
+      !is_utf8(name)) {
+    return model_failure(
+        ErrorCode::InvalidArgument, name,
+        "'" + name + "' can't be the name of a model: it must be the name of a folder, in UTF-8");
   }
   std::error_code ignored;
   if (fs::is_directory(repository / name, ignored)) return {};
-  return model_failure(ErrorCode::NotFound, name, "model '" + name + "' not found: there is no folder '" +
-                                                      (repository / name).string() + "'");
+  return model_failure(
+      ErrorCode::NotFound, name,
+      "model '" + name + "' not found: there is no folder '" + (repository / name).string() + "'");
 }
 
 ModelCheck check_model(const fs::path& repository, const fs::path& directory) {
@@ -139,7 +153,8 @@ ModelCheck check_model(const fs::path& repository, const fs::path& directory) {
       return check;
     }
     check.diagnostics = check_config(*text, path.string(), check.name);
-    if (auto config = ModelConfig::from_text(*text, path.string(), check.name)) found.config = std::move(*config);
+    if (auto config = ModelConfig::from_text(*text, path.string(), check.name))
+      found.config = std::move(*config);
   }
   if (!check.ok()) return check;  // which version and file to look for isn't known
   auto files = find_files(found);
@@ -155,7 +170,8 @@ ModelCheck check_model(const fs::path& repository, const fs::path& directory) {
 }  // namespace
 
 bool ModelCheck::ok() const noexcept {
-  return std::ranges::none_of(diagnostics, [](const auto& one) { return one.severity == Severity::Error; });
+  return std::ranges::none_of(diagnostics,
+                              [](const auto& one) { return one.severity == Severity::Error; });
 }
 
 Result<std::vector<std::string>> list_models(const fs::path& repository) {
@@ -179,7 +195,8 @@ Result<FoundModel> find_model(const fs::path& repository, const std::string& nam
     auto config = ModelConfig::from_text(*text, path.string(), name);
     if (!config) return std::unexpected(config.error());
     found.config = std::move(*config);
-    for (const Diagnostic& warning : found.config.warnings) found.warnings.push_back(warning.describe());
+    for (const Diagnostic& warning : found.config.warnings)
+      found.warnings.push_back(warning.describe());
   }
   if (auto files = find_files(found); !files) return std::unexpected(files.error());
   return found;
@@ -194,8 +211,9 @@ Result<std::vector<ModelCheck>> check_repository(const fs::path& repository) {
       checks.push_back(check_model(repository, folder));
     } else {
       checks.push_back({folder.filename().string(), 0, {}, {}});
-      checks.back().diagnostics.push_back({Severity::Warning, folder.string(), 0, 0,
-                                           "passed over: it has neither a config.pbtxt nor a version folder"});
+      checks.back().diagnostics.push_back(
+          {Severity::Warning, folder.string(), 0, 0,
+           "passed over: it has neither a config.pbtxt nor a version folder"});
     }
   }
   return checks;

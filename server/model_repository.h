@@ -21,11 +21,12 @@ struct FoundModel {
   std::vector<std::string> warnings;  // about the config, with file, line and column
 };
 
-// Names of the folders that look like models (they have a config.pbtxt or a version folder), sorted. Others
-// are passed over. Error: NotFound, System.
+// Names of the folders that look like models (they have a config.pbtxt or a version folder),
+// sorted. Others are passed over. Error: NotFound, System.
 Result<std::vector<std::string>> list_models(const std::filesystem::path& repository);
 
-// Reads the config and picks the version. Errors name the path: NotFound, InvalidArgument (config; all its errors).
+// Reads the config and picks the version. Errors name the path: NotFound, InvalidArgument (config;
+// all its errors).
 Result<FoundModel> find_model(const std::filesystem::path& repository, const std::string& name);
 
 }  // namespace tensorferry::server

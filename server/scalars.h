@@ -17,10 +17,14 @@ struct IntegerRange {
 };
 constexpr IntegerRange integer_range(schema::Type type) noexcept {
   switch (type) {
-    case schema::Type::Int32: return {INT32_MIN, INT32_MAX};
-    case schema::Type::Uint32: return {0, UINT32_MAX};
-    case schema::Type::Uint64: return {0, UINT64_MAX};
-    default: return {INT64_MIN, INT64_MAX};
+    case schema::Type::Int32:
+      return {INT32_MIN, INT32_MAX};
+    case schema::Type::Uint32:
+      return {0, UINT32_MAX};
+    case schema::Type::Uint64:
+      return {0, UINT64_MAX};
+    default:
+      return {INT64_MIN, INT64_MAX};
   }
 }
 constexpr bool is_integer(schema::Type type) noexcept {
@@ -34,8 +38,8 @@ constexpr bool is_floating(schema::Type type) noexcept {
   return type == schema::Type::Float || type == schema::Type::Double;
 }
 
-// A number as protobuf's JSON shows it: of a float the shortest decimal that gives the same float; "NaN",
-// "Infinity". What is beyond a float's range becomes infinite.
+// A number as protobuf's JSON shows it: of a float the shortest decimal that gives the same float;
+// "NaN", "Infinity". What is beyond a float's range becomes infinite.
 nlohmann::ordered_json floating_json(double value, schema::Type type);
 
 // 0, false, "", the first enum value. Not for messages.

@@ -1,6 +1,6 @@
-// A description of protobuf messages, enough to read their text and JSON forms: which fields there are, of
-// which type, and what this server does with each. The one instance is Triton's ModelConfig (config_schema.h).
-// Everything here is constant data: compare by address, share between threads.
+// A description of protobuf messages, enough to read their text and JSON forms: which fields there
+// are, of which type, and what this server does with each. The one instance is Triton's ModelConfig
+// (config_schema.h). Everything here is constant data: compare by address, share between threads.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,18 @@
 
 namespace tensorferry::server::schema {
 
-enum class Type : std::uint8_t { Bool, Int32, Int64, Uint32, Uint64, Float, Double, String, Enum, Message };
+enum class Type : std::uint8_t {
+  Bool,
+  Int32,
+  Int64,
+  Uint32,
+  Uint64,
+  Float,
+  Double,
+  String,
+  Enum,
+  Message
+};
 // A map is written as repeated { key: .. value: .. } in text and as an object in JSON.
 enum class Label : std::uint8_t { Single, Repeated, Map };
 
@@ -39,11 +50,12 @@ struct Field {
   std::string_view name;
   Type type = Type::String;
   Label label = Label::Single;
-  const Message* message = nullptr;   // of Type::Message; of a map: its entry, with fields "key" and "value"
+  const Message* message =
+      nullptr;  // of Type::Message; of a map: its entry, with fields "key" and "value"
   const Enum* enumeration = nullptr;  // of Type::Enum
   std::string_view oneof = {};        // of the fields that share this name at most one may be set
   Handling handling = Handling::Inherit;
-  std::string_view note = {};         // why it is ignored or refused, or how it is honoured
+  std::string_view note = {};  // why it is ignored or refused, or how it is honoured
 };
 
 struct Message {

@@ -18,7 +18,8 @@ using Kind = Token::Kind;
 
 std::string lower(std::string_view text) {
   std::string result(text);
-  std::ranges::transform(result, result.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  std::ranges::transform(result, result.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
   return result;
 }
 
@@ -50,13 +51,17 @@ class Parser {
 
   Result<Document> parse(const Message& schema) {
     if (auto first = advance(); !first) return std::unexpected(first.error());
-    if (auto body = fields(schema, document_.value, "", 0); !body) return std::unexpected(body.error());
-    if (token_.kind != Kind::End) return wrong("expected a field's name, found " + token_.describe());
+    if (auto body = fields(schema, document_.value, "", 0); !body)
+      return std::unexpected(body.error());
+    if (token_.kind != Kind::End)
+      return wrong("expected a field's name, found " + token_.describe());
     return std::move(document_);
   }
 
  private:
-  std::unexpected<Error> wrong(const std::string& message) const { return lexer_.error(token_.at, message); }
+  std::unexpected<Error> wrong(const std::string& message) const {
+    return lexer_.error(token_.at, message);
+  }
 
   Result<void> advance() {
     auto token = lexer_.next();
@@ -86,12 +91,14 @@ class Parser {
   }
 
   Result<void> field(const Message& message, Json& into, const std::string& path, int depth) {
-    if (token_.is('[')) return wrong("extensions and Any are not part of " + std::string(message.name));
-    if (token_.kind != Kind::Identifier) return wrong("expected a field's name, found " + token_.describe());
+    if (token_.is('['))
+      return wrong("extensions and Any are not part of " + std::string(message.name));
+    if (token_.kind != Kind::Identifier)
+      return wrong("expected a field's name, found " + token_.describe());
     const Field* found = message.find(token_.text);
     if (!found) {
-      return wrong("message " + std::string(message.name) + " has no field '" + std::string(token_.text) +
-                   "' (it has " + names(message.fields) + ")");
+      return wrong("message " + std::string(message.name) + " has no field '" +
+                   std::string(token_.text) + "' (it has " + names(message.fields) + ")");
     }
     Position at = token_.at;
     if (auto allowed = may_be_set(message, *found, into); !allowed) return allowed;
@@ -99,18 +106,21 @@ class Parser {
     auto colon = take(':');
     if (!colon) return std::unexpected(colon.error());
     if (!*colon && found->type != Type::Message) {
-      return wrong("expected ':' after '" + std::string(found->name) + "', found " + token_.describe());
+      return wrong("expected ':' after '" + std::string(found->name) + "', found " +
+                   token_.describe());
     }
     parents_.push_back(found);
-    auto done = values(*found, into, path.empty() ? std::string(found->name) : path + "." + std::string(found->name),
-                       at, depth);
+    auto done = values(
+        *found, into,
+        path.empty() ? std::string(found->name) : path + "." + std::string(found->name), at, depth);
     parents_.pop_back();
     return done;
   }
 
   Result<void> may_be_set(const Message& message, const Field& field, const Json& into) const {
     if (field.label == Label::Single && into.contains(field.name)) {
-      return wrong("field '" + std::string(field.name) + "' is given twice, but it can have one value only");
+      return wrong("field '" + std::string(field.name) +
+                   "' is given twice, but it can have one value only");
     }
     if (field.oneof.empty()) return {};
     for (const Field& other : message.fields) {
@@ -122,9 +132,11 @@ class Parser {
     return {};
   }
 
-  Result<void> values(const Field& field, Json& into, const std::string& path, Position at, int depth) {
+  Result<void> values(const Field& field, Json& into, const std::string& path, Position at,
+                      int depth) {
     if (!token_.is('[')) return value(field, into, path, at, depth);
-    if (field.label == Label::Single) return wrong("'" + std::string(field.name) + "' takes one value, not a list");
+    if (field.label == Label::Single)
+      return wrong("'" + std::string(field.name) + "' takes one value, not a list");
     if (auto next = advance(); !next) return next;
     auto closed = take(']');
     if (!closed) return std::unexpected(closed.error());
@@ -133,19 +145,23 @@ class Parser {
       auto comma = take(',');
       if (!comma) return std::unexpected(comma.error());
       if (*comma) continue;
-      if (!token_.is(']')) return wrong("expected ',' or ']' in the list, found " + token_.describe());
+      if (!token_.is(']'))
+        return wrong("expected ',' or ']' in the list, found " + token_.describe());
       closed = take(']');
       if (!closed) return std::unexpected(closed.error());
     }
     return {};
   }
 
-  Result<void> value(const Field& field, Json& into, const std::string& path, Position at, int depth) {
+  Result<void> value(const Field& field, Json& into, const std::string& path, Position at,
+                     int depth) {
     const std::string key(field.name);
     std::string own = path;
-    if (field.label == Label::Repeated) own += "[" + std::to_string(into.contains(key) ? into[key].size() : 0) + "]";
+    if (field.label == Label::Repeated)
+      own += "[" + std::to_string(into.contains(key) ? into[key].size() : 0) + "]";
     std::size_t use = document_.uses.size();
-    document_.uses.push_back({&field, own, at, false, {parents_.begin(), std::prev(parents_.end())}});
+    document_.uses.push_back(
+        {&field, own, at, false, {parents_.begin(), std::prev(parents_.end())}});
     document_.positions.try_emplace(path, at);
     document_.positions.try_emplace(own, at);
     if (field.label == Label::Map) return map_entry(field, into[key], path, at, depth);
@@ -161,30 +177,35 @@ class Parser {
   }
 
   // The last of equal keys counts.
-  Result<void> map_entry(const Field& field, Json& map, const std::string& path, Position at, int depth) {
+  Result<void> map_entry(const Field& field, Json& map, const std::string& path, Position at,
+                         int depth) {
     if (map.is_null()) map = Json::object();
     auto entry = message(field, path, depth);
     if (!entry) return std::unexpected(entry.error());
-    const Json key = entry->contains("key") ? (*entry)["key"] : default_value(*field.message->find("key"));
+    const Json key =
+        entry->contains("key") ? (*entry)["key"] : default_value(*field.message->find("key"));
     const std::string name = key.is_string() ? key.get<std::string>() : key.dump();
     document_.positions.insert_or_assign(path + "[\"" + name + "\"]", at);
-    map[name] = entry->contains("value") ? (*entry)["value"] : default_value(*field.message->find("value"));
+    map[name] =
+        entry->contains("value") ? (*entry)["value"] : default_value(*field.message->find("value"));
     return {};
   }
 
   Result<Json> message(const Field& field, const std::string& path, int depth) {
     char close = token_.is('{') ? '}' : '>';
     if (!token_.is('{') && !token_.is('<')) {
-      return wrong("expected '{' after '" + std::string(field.name) + "', found " + token_.describe());
+      return wrong("expected '{' after '" + std::string(field.name) + "', found " +
+                   token_.describe());
     }
     if (auto next = advance(); !next) return std::unexpected(next.error());
     Json body = Json::object();
-    if (auto inner = fields(*field.message, body, path, depth + 1); !inner) return std::unexpected(inner.error());
+    if (auto inner = fields(*field.message, body, path, depth + 1); !inner)
+      return std::unexpected(inner.error());
     auto closed = take(close);
     if (!closed) return std::unexpected(closed.error());
     if (!*closed) {
-      return wrong(std::string("expected '") + close + "' to close '" + std::string(field.name) + "', found " +
-                   token_.describe());
+      return wrong(std::string("expected '") + close + "' to close '" + std::string(field.name) +
+                   "', found " + token_.describe());
     }
     return body;
   }
@@ -194,18 +215,18 @@ class Parser {
     Position at = token_.at;
     auto minus = take('-');
     if (!minus) return std::unexpected(minus.error());
-    auto read = field.type == Type::Bool    ? boolean(field, *minus)
-                : field.type == Type::Enum  ? enumerator(field, *minus)
-                : is_floating(field.type) ? floating(field, *minus)
-                                            : integer(field, *minus, at);
+    auto read = field.type == Type::Bool   ? boolean(field, *minus)
+                : field.type == Type::Enum ? enumerator(field, *minus)
+                : is_floating(field.type)  ? floating(field, *minus)
+                                           : integer(field, *minus, at);
     if (!read) return read;
     if (auto next = advance(); !next) return std::unexpected(next.error());
     return read;
   }
 
   std::unexpected<Error> expected(const Field& field) const {
-    return wrong("'" + std::string(field.name) + "' must be " + std::string(type_name(field.type)) + ", found " +
-                 token_.describe());
+    return wrong("'" + std::string(field.name) + "' must be " + std::string(type_name(field.type)) +
+                 ", found " + token_.describe());
   }
 
   // Neighbouring strings are one.
@@ -217,7 +238,8 @@ class Parser {
       whole += token_.value;
       if (auto next = advance(); !next) return std::unexpected(next.error());
     }
-    if (!is_utf8(whole)) return lexer_.error(at, "'" + std::string(field.name) + "' is not valid UTF-8");
+    if (!is_utf8(whole))
+      return lexer_.error(at, "'" + std::string(field.name) + "' is not valid UTF-8");
     return Json(std::move(whole));
   }
 
@@ -241,11 +263,13 @@ class Parser {
     if (token_.kind == Kind::Identifier && !minus) value = field.enumeration->find(token_.text);
     if (token_.kind == Kind::Integer && !minus) {
       auto number = unsigned_value(token_.text);
-      if (number && *number <= INT32_MAX) value = field.enumeration->find(static_cast<std::int64_t>(*number));
+      if (number && *number <= INT32_MAX)
+        value = field.enumeration->find(static_cast<std::int64_t>(*number));
     }
     if (value) return Json(std::string(value->name));
-    return wrong("'" + std::string(field.name) + "' must be one of " + names(field.enumeration->values) + ", found " +
-                 (minus ? "-" : "") + token_.describe());
+    return wrong("'" + std::string(field.name) + "' must be one of " +
+                 names(field.enumeration->values) + ", found " + (minus ? "-" : "") +
+                 token_.describe());
   }
 
   Result<Json> integer(const Field& field, bool minus, Position at) {
@@ -253,11 +277,13 @@ class Parser {
     auto value = unsigned_value(token_.text);
     auto range = integer_range(field.type);
     // Of a negative number: its distance from zero.
-    std::uint64_t most = minus ? std::uint64_t{0} - static_cast<std::uint64_t>(range.min) : range.max;
+    std::uint64_t most =
+        minus ? std::uint64_t{0} - static_cast<std::uint64_t>(range.min) : range.max;
     if (!value || *value > most) {
-      return lexer_.error(at, "'" + std::string(field.name) + "' must be " + std::string(type_name(field.type)) +
-                                  " (" + std::to_string(range.min) + " to " + std::to_string(range.max) + "), found " +
-                                  (minus ? "-" : "") + std::string(token_.text));
+      return lexer_.error(at, "'" + std::string(field.name) + "' must be " +
+                                  std::string(type_name(field.type)) + " (" +
+                                  std::to_string(range.min) + " to " + std::to_string(range.max) +
+                                  "), found " + (minus ? "-" : "") + std::string(token_.text));
     }
     if (!minus) return Json(*value);
     return Json(static_cast<std::int64_t>(std::uint64_t{0} - *value));
@@ -286,7 +312,8 @@ class Parser {
 
   // Hexadecimal and octal are for integers only. What is too large is infinite, as in protobuf.
   static std::optional<double> decimal_value(std::string_view text) {
-    bool prefixed = text.size() > 1 && text[0] == '0' && text.find_first_not_of("01234567") == std::string_view::npos;
+    bool prefixed = text.size() > 1 && text[0] == '0' &&
+                    text.find_first_not_of("01234567") == std::string_view::npos;
     if (prefixed || text.starts_with("0x") || text.starts_with("0X")) return std::nullopt;
     double value = 0;
     auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -311,7 +338,8 @@ Position Document::position(const std::string& path) const {
   return it == positions.end() ? Position{} : it->second;
 }
 
-Result<Document> read_text(std::string_view text, std::string_view filename, const schema::Message& schema) {
+Result<Document> read_text(std::string_view text, std::string_view filename,
+                           const schema::Message& schema) {
   return Parser(text, filename).parse(schema);
 }
 

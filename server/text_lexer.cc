@@ -8,7 +8,9 @@ constexpr std::uint32_t kMaxCodePoint = 0x10ffff;
 bool is_blank(char c) noexcept { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
 bool is_octal(char c) noexcept { return c >= '0' && c <= '7'; }
-bool is_letter(char c) noexcept { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+bool is_letter(char c) noexcept {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
 
 int hex_value(char c) noexcept {
   if (is_digit(c)) return c - '0';
@@ -67,17 +69,21 @@ std::string Token::describe() const {
   return kind == Kind::String ? "a string" : "'" + shown + (text.size() > kShown ? "...'" : "'");
 }
 
-TextLexer::TextLexer(std::string_view text, std::string_view filename) : text_(text), filename_(filename) {
+TextLexer::TextLexer(std::string_view text, std::string_view filename)
+    : text_(text), filename_(filename) {
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   if (text_.starts_with(kByteOrderMark)) line_begin_ = offset_ = kByteOrderMark.size();
 }
 
 std::unexpected<Error> TextLexer::error(Position at, const std::string& message) const {
-  return failure(ErrorCode::InvalidArgument,
-                 Diagnostic{Diagnostic::Severity::Error, filename_, at.line, at.column, message}.describe());
+  return failure(
+      ErrorCode::InvalidArgument,
+      Diagnostic{Diagnostic::Severity::Error, filename_, at.line, at.column, message}.describe());
 }
 
-Position TextLexer::here() const noexcept { return {line_, static_cast<int>(offset_ - line_begin_) + 1}; }
+Position TextLexer::here() const noexcept {
+  return {line_, static_cast<int>(offset_ - line_begin_) + 1};
+}
 
 void TextLexer::advance() noexcept {
   if (text_[offset_++] == '\n') {
@@ -116,8 +122,9 @@ Result<Token> TextLexer::next() {
   } else if (c > ' ' && c < '\x7f') {
     return error(token.at, std::string("unexpected character '") + c + "'");
   } else {
-    return error(token.at, "unexpected byte " + std::to_string(static_cast<unsigned char>(c)) +
-                               " outside a string: only strings and comments may hold other than ASCII");
+    return error(token.at,
+                 "unexpected byte " + std::to_string(static_cast<unsigned char>(c)) +
+                     " outside a string: only strings and comments may hold other than ASCII");
   }
   token.text = text_.substr(begin, offset_ - begin);
   return token;
@@ -129,12 +136,14 @@ Result<Token> TextLexer::number(Token token) {
   if (peek() == '0' && (peek(1) == 'x' || peek(1) == 'X')) {
     advance();
     advance();
-    if (hex_value(peek()) < 0) return error(token.at, "\"0x\" must be followed by hexadecimal digits");
+    if (hex_value(peek()) < 0)
+      return error(token.at, "\"0x\" must be followed by hexadecimal digits");
     while (hex_value(peek()) >= 0) advance();
   } else {
     bool octal = peek() == '0' && is_digit(peek(1));
     while (is_digit(peek())) {
-      if (octal && !is_octal(peek())) return error(token.at, "a number that begins with 0 is octal: digits are 0 to 7");
+      if (octal && !is_octal(peek()))
+        return error(token.at, "a number that begins with 0 is octal: digits are 0 to 7");
       advance();
     }
     bool fraction = !octal && peek() == '.';
@@ -168,7 +177,8 @@ Result<Token> TextLexer::string(Token token) {
   advance();
   while (peek() != quote || at_end()) {
     if (at_end()) return error(token.at, "the string that begins here is never closed");
-    if (peek() == '\n') return error(token.at, "the string that begins here must be closed on the same line");
+    if (peek() == '\n')
+      return error(token.at, "the string that begins here must be closed on the same line");
     if (peek() == '\0') return error(here(), "a string may hold no NUL byte; write \\000");
     if (peek() == '\\') {
       if (auto escaped = escape(token.value); !escaped) return std::unexpected(escaped.error());
@@ -190,7 +200,8 @@ Result<void> TextLexer::escape(std::string& value) {
   constexpr std::string_view kValues = "\a\b\f\n\r\t\v?\\'\"";
   if (is_octal(c)) {
     unsigned code = 0;
-    for (int i = 0; i < 3 && is_octal(peek()); ++i, advance()) code = code * 8 + static_cast<unsigned>(peek() - '0');
+    for (int i = 0; i < 3 && is_octal(peek()); ++i, advance())
+      code = code * 8 + static_cast<unsigned>(peek() - '0');
     if (code > 0xff) return error(at, "an octal escape may be \\377 at most");
     value.push_back(static_cast<char>(code));
     return {};
@@ -200,14 +211,16 @@ Result<void> TextLexer::escape(std::string& value) {
   if (c == 'x' || c == 'X') {
     if (hex_value(peek()) < 0) return error(at, "\\x must be followed by hexadecimal digits");
     int code = 0;
-    for (int i = 0; i < 2 && hex_value(peek()) >= 0; ++i, advance()) code = code * 16 + hex_value(peek());
+    for (int i = 0; i < 2 && hex_value(peek()) >= 0; ++i, advance())
+      code = code * 16 + hex_value(peek());
     value.push_back(static_cast<char>(code));
     return {};
   }
   if (c == 'u') return unicode_escape(value, at, 4);
   if (c == 'U') return unicode_escape(value, at, 8);
   auto index = kNames.find(c);
-  if (index == std::string_view::npos) return error(at, "there is no such escape; a backslash itself is written \\\\");
+  if (index == std::string_view::npos)
+    return error(at, "there is no such escape; a backslash itself is written \\\\");
   value.push_back(kValues[index]);
   return {};
 }
@@ -235,8 +248,10 @@ Result<void> TextLexer::unicode_escape(std::string& value, Position at, int digi
     if (!is_low_surrogate(*low)) return error(at, "half of a surrogate pair is no character");
     code = 0x10000 + ((*code - 0xd800) << 10) + (*low - 0xdc00);
   }
-  if (is_high_surrogate(*code) || is_low_surrogate(*code)) return error(at, "half of a surrogate pair is no character");
-  if (*code > kMaxCodePoint) return error(at, "there is no such character: the last one is \\U0010FFFF");
+  if (is_high_surrogate(*code) || is_low_surrogate(*code))
+    return error(at, "half of a surrogate pair is no character");
+  if (*code > kMaxCodePoint)
+    return error(at, "there is no such character: the last one is \\U0010FFFF");
   append_utf8(value, *code);
   return {};
 }

@@ -1,4 +1,5 @@
-// config.pbtxt: no text may crash the reader, and what it accepts must survive the way through JSON.
+// config.pbtxt: no text may crash the reader, and what it accepts must survive the way through
+// JSON.
 #include <tensorferry/server/model_config.h>
 
 #include <cstddef>

@@ -75,7 +75,8 @@ TEST(ModelConfig, AnEmptyFileIsAModelWithOneInstanceAndDefaultsFilledIn) {
   EXPECT_THAT(read.json, HasSubstr(R"("name":"m")"));
   EXPECT_THAT(read.json, HasSubstr(R"("backend":"python")"));
   EXPECT_THAT(read.json, HasSubstr(R"("default_model_filename":"model.py")"));
-  EXPECT_THAT(read.json, HasSubstr(R"("instance_group":[{"name":"m_0","kind":"KIND_CPU","count":1)"));
+  EXPECT_THAT(read.json,
+              HasSubstr(R"("instance_group":[{"name":"m_0","kind":"KIND_CPU","count":1)"));
   EXPECT_EQ(ModelConfig::empty("m").json, read.json);
 }
 
@@ -88,7 +89,8 @@ TEST(ModelConfig, ItsJsonReadsBackAsTheSameConfig) {
 
 TEST(ModelConfig, JsonOfAutoCompleteGetsItsDefaults) {
   auto read = ModelConfig::from_json(
-      R"({"name":"m","maxBatchSize":4,"input":[{"name":"A","data_type":"TYPE_FP32","dims":[3,"-1"]}],"platform":null})", "m");
+      R"({"name":"m","maxBatchSize":4,"input":[{"name":"A","data_type":"TYPE_FP32","dims":[3,"-1"]}],"platform":null})",
+      "m");
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(read->max_batch_size, 4);
   EXPECT_THAT(read->inputs.at(0).dims, ElementsAre(3, -1));
@@ -96,21 +98,29 @@ TEST(ModelConfig, JsonOfAutoCompleteGetsItsDefaults) {
 }
 
 TEST(ModelConfig, AnErrorInJsonNamesTheModelAndTheField) {
-  auto refused = [](std::string_view json) { return ModelConfig::from_json(json, "m").error().message; };
-  EXPECT_THAT(refused(R"({"input":[{"dim":[1]}]})"), HasSubstr("the config of model 'm': field 'input[0].dim' is unknown"));
-  EXPECT_THAT(refused(R"({"max_batch_size":"x"})"), HasSubstr("must be a 32-bit integer, not \"x\""));
+  auto refused = [](std::string_view json) {
+    return ModelConfig::from_json(json, "m").error().message;
+  };
+  EXPECT_THAT(refused(R"({"input":[{"dim":[1]}]})"),
+              HasSubstr("the config of model 'm': field 'input[0].dim' is unknown"));
+  EXPECT_THAT(refused(R"({"max_batch_size":"x"})"),
+              HasSubstr("must be a 32-bit integer, not \"x\""));
   EXPECT_THAT(refused(R"({"max_batch_size":2147483648})"), HasSubstr("must be a 32-bit integer"));
   EXPECT_THAT(refused(R"({"max_batch_size":1.5})"), HasSubstr("must be a 32-bit integer"));
   EXPECT_THAT(refused("{"), HasSubstr("it is not JSON"));
   EXPECT_THAT(refused("[]"), HasSubstr("it must be an object"));
-  EXPECT_THAT(refused(R"({"sequence_batching":{}})"), HasSubstr("'sequence_batching' is not supported"));
+  EXPECT_THAT(refused(R"({"sequence_batching":{}})"),
+              HasSubstr("'sequence_batching' is not supported"));
 }
 
 TEST(ModelConfig, EveryErrorIsReportedNotOnlyTheFirst) {
-  auto found = check_config("backend: 'onnx'\nmax_batch_size: -1\nresponse_cache { enable: true }", "c.pbtxt", "m");
+  auto found = check_config("backend: 'onnx'\nmax_batch_size: -1\nresponse_cache { enable: true }",
+                            "c.pbtxt", "m");
   ASSERT_THAT(found, SizeIs(3));
-  EXPECT_THAT(found[0].describe(), HasSubstr("c.pbtxt:3:1: warning: 'response_cache' is ignored: there is no cache"));
-  EXPECT_THAT(found[1].describe(), HasSubstr("c.pbtxt:1:1: error: backend 'onnx' is not served here"));
+  EXPECT_THAT(found[0].describe(),
+              HasSubstr("c.pbtxt:3:1: warning: 'response_cache' is ignored: there is no cache"));
+  EXPECT_THAT(found[1].describe(),
+              HasSubstr("c.pbtxt:1:1: error: backend 'onnx' is not served here"));
   EXPECT_THAT(found[2].describe(), HasSubstr("c.pbtxt:2:1: error: max_batch_size is -1"));
   EXPECT_THAT(refusal("backend: 'onnx'\nmax_batch_size: -1"), HasSubstr("\nc.pbtxt:2:1: error:"));
 }
@@ -125,20 +135,26 @@ TEST(ModelConfig, ASyntaxErrorIsADiagnosticWithItsPlace) {
 
 TEST(ModelConfig, AnIgnoredFieldGivesOneWarningHoweverOftenItIsSet) {
   ModelConfig read = config(
-      "instance_group { rate_limiter { priority: 1 } } instance_group { rate_limiter { priority: 2 } }");
+      "instance_group { rate_limiter { priority: 1 } } instance_group { rate_limiter { priority: 2 "
+      "} }");
   ASSERT_THAT(read.warnings, SizeIs(1));
-  EXPECT_THAT(read.warnings[0].describe(), HasSubstr("c.pbtxt:1:18: warning: 'rate_limiter' is ignored"));
+  EXPECT_THAT(read.warnings[0].describe(),
+              HasSubstr("c.pbtxt:1:18: warning: 'rate_limiter' is ignored"));
 }
 
 TEST(ModelConfig, AFieldSetToItsDefaultAsksForNothing) {
-  EXPECT_THAT(config("platform: '' model_transaction_policy { decoupled: false }").warnings, IsEmpty());
+  EXPECT_THAT(config("platform: '' model_transaction_policy { decoupled: false }").warnings,
+              IsEmpty());
 }
 
 TEST(ModelConfig, WhatIsNotServedIsRefusedWithTheReason) {
-  EXPECT_THAT(refusal("model_transaction_policy { decoupled: true }"), HasSubstr("'decoupled' is not supported"));
-  EXPECT_THAT(refusal("ensemble_scheduling { step { model_name: 'a' } }"), HasSubstr("no scheduler for ensembles"));
+  EXPECT_THAT(refusal("model_transaction_policy { decoupled: true }"),
+              HasSubstr("'decoupled' is not supported"));
+  EXPECT_THAT(refusal("ensemble_scheduling { step { model_name: 'a' } }"),
+              HasSubstr("no scheduler for ensembles"));
   EXPECT_THAT(refusal("platform: 'onnxruntime_onnx'"), HasSubstr("write backend: \"python\""));
-  EXPECT_THAT(refusal("input { name: 'a' data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }"), HasSubstr("'reshape'"));
+  EXPECT_THAT(refusal("input { name: 'a' data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }"),
+              HasSubstr("'reshape'"));
 }
 
 TEST(ModelConfig, EachRuleIsChecked) {
@@ -147,27 +163,33 @@ TEST(ModelConfig, EachRuleIsChecked) {
   };
   const Rule rules[] = {
       {"name: 'other'", "c.pbtxt:1:1: error: the model's name is 'other', but its folder is 'm'"},
-      {"default_model_filename: 'model.pt'", "Model name must end with '.py'. Model name is \"model.pt\"."},
+      {"default_model_filename: 'model.pt'",
+       "Model name must end with '.py'. Model name is \"model.pt\"."},
       {"default_model_filename: '../x.py'", "must be the name of a file in the version folder"},
       {"input { data_type: TYPE_FP32 dims: 1 }", "input number 0 has no name"},
       {"input { name: 'a' dims: 1 }", "input 'a' needs a data_type"},
       {"output { name: 'a' data_type: TYPE_FP32 }", "output 'a' needs dims"},
-      {"input { name: 'a' data_type: TYPE_FP32 dims: [ 1, 0 ] }", "c.pbtxt:1:51: error: dimension 0 of input 'a'"},
+      {"input { name: 'a' data_type: TYPE_FP32 dims: [ 1, 0 ] }",
+       "c.pbtxt:1:51: error: dimension 0 of input 'a'"},
       {"input { name: 'a' data_type: TYPE_FP32 dims: -2 }", "dimension -2 of input 'a'"},
       {"input { name: 'a' data_type: TYPE_FP32 dims: 1 format: FORMAT_NHWC }", "needs 3 dims"},
-      {"input { name: 'a' data_type: 1 dims: 1 } input { name: 'a' data_type: 1 dims: 1 }", "input 'a' is there twice"},
+      {"input { name: 'a' data_type: 1 dims: 1 } input { name: 'a' data_type: 1 dims: 1 }",
+       "input 'a' is there twice"},
       {"instance_group { count: -1 }", "count can't be negative"},
       {"instance_group { count: 1025 }", "asks for 1025 instances"},
       {"instance_group { count: 2147483647 gpus: [ 0, 1, 2, 3 ] }", "at most 1024"},
       {"instance_group { kind: KIND_CPU gpus: 0 }", "names gpus, but has kind KIND_CPU"},
-      {"max_batch_size: 4 dynamic_batching { preferred_batch_size: 5 }", "must be 1 to max_batch_size (4)"},
+      {"max_batch_size: 4 dynamic_batching { preferred_batch_size: 5 }",
+       "must be 1 to max_batch_size (4)"},
       {"parameters { key: 'FORCE_CPU_ONLY_INPUT_TENSORS' value { string_value: 'x' } }",
        "Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: x'"},
-      {"parameters { key: 'TENSORFERRY_SLOW_EXECUTE_S' value { string_value: '1s' } }", "must be a number of seconds"},
+      {"parameters { key: 'TENSORFERRY_SLOW_EXECUTE_S' value { string_value: '1s' } }",
+       "must be a number of seconds"},
       {"version_policy { specific { } }", "version_policy names no version"},
       {"version_policy { specific { versions: 0 } }", "a version is 1 or more"},
   };
-  for (const Rule& rule : rules) EXPECT_THAT(refusal(rule.text), HasSubstr(rule.expected)) << rule.text;
+  for (const Rule& rule : rules)
+    EXPECT_THAT(refusal(rule.text), HasSubstr(rule.expected)) << rule.text;
 }
 
 TEST(ModelConfig, AMisspeltSettingOfOursIsAWarning) {
@@ -179,7 +201,8 @@ TEST(ModelConfig, AMisspeltSettingOfOursIsAWarning) {
 // Every field that isn't honoured must say why, or the documentation and the messages have a hole.
 void expect_reasons(const schema::Message& message) {
   for (const schema::Field& field : message.fields) {
-    EXPECT_TRUE(field.handling == schema::Handling::Inherit || !field.note.empty()) << message.name << "." << field.name;
+    EXPECT_TRUE(field.handling == schema::Handling::Inherit || !field.note.empty())
+        << message.name << "." << field.name;
     if (field.message) expect_reasons(*field.message);
   }
 }

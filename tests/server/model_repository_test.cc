@@ -90,7 +90,8 @@ TEST_F(ModelRepository, AModelWithoutConfigBeginsWithAnEmptyOne) {
 TEST_F(ModelRepository, TheFileNameOfTheConfigIsLookedFor) {
   write("m/config.pbtxt", "default_model_filename: 'other.py'");
   write("m/1/model.py");
-  EXPECT_THAT(refusal("m"), HasSubstr("Python model file not found in '" + (root_ / "m/1/other.py").string() + "'"));
+  EXPECT_THAT(refusal("m"), HasSubstr("Python model file not found in '" +
+                                      (root_ / "m/1/other.py").string() + "'"));
   write("m/1/other.py");
   EXPECT_EQ(find_model(root_, "m").value().model_file, root_ / "m/1/other.py");
 }
@@ -101,7 +102,8 @@ TEST_F(ModelRepository, WarningsComeWithTheModel) {
   auto found = find_model(root_, "m");
   ASSERT_TRUE(found);
   ASSERT_THAT(found->warnings, SizeIs(1));
-  EXPECT_THAT(found->warnings[0], HasSubstr((root_ / "m/config.pbtxt").string() + ":1:1: warning: 'response_cache'"));
+  EXPECT_THAT(found->warnings[0],
+              HasSubstr((root_ / "m/config.pbtxt").string() + ":1:1: warning: 'response_cache'"));
 }
 
 TEST_F(ModelRepository, WhatIsMissingIsNamedByItsPath) {

@@ -28,7 +28,8 @@ TEST(TextFormat, PrintsDefaultsOfPrimitivesButNoMessageThatIsAbsent) {
   EXPECT_THAT(json(""), HasSubstr(R"("input":[])"));
   EXPECT_THAT(json(""), HasSubstr(R"("parameters":{})"));
   EXPECT_THAT(json(""), testing::Not(HasSubstr("dynamic_batching")));
-  EXPECT_THAT(json("dynamic_batching {}"), HasSubstr(R"("dynamic_batching":{"preferred_batch_size":[])"));
+  EXPECT_THAT(json("dynamic_batching {}"),
+              HasSubstr(R"("dynamic_batching":{"preferred_batch_size":[])"));
 }
 
 TEST(TextFormat, SixtyFourBitIntegersAreNumbersInJson) {
@@ -66,12 +67,15 @@ TEST(TextFormat, TheLastOfEqualMapKeysCounts) {
 }
 
 TEST(TextFormat, AnErrorNamesFileLineAndColumn) {
-  EXPECT_THAT(refusal("name: 'm'\n  max_batch: 3"), StartsWith("c.pbtxt:2:3: error: message ModelConfig has no field 'max_batch'"));
-  EXPECT_THAT(refusal("input {\n\tname: 3 }"), StartsWith("c.pbtxt:2:8: error: 'name' must be a string, found '3'"));
+  EXPECT_THAT(refusal("name: 'm'\n  max_batch: 3"),
+              StartsWith("c.pbtxt:2:3: error: message ModelConfig has no field 'max_batch'"));
+  EXPECT_THAT(refusal("input {\n\tname: 3 }"),
+              StartsWith("c.pbtxt:2:8: error: 'name' must be a string, found '3'"));
 }
 
 TEST(TextFormat, AnUnknownFieldIsAnErrorThatListsTheKnownOnes) {
-  EXPECT_THAT(refusal("input { nme: 'a' }"), HasSubstr("has no field 'nme' (it has name, data_type"));
+  EXPECT_THAT(refusal("input { nme: 'a' }"),
+              HasSubstr("has no field 'nme' (it has name, data_type"));
 }
 
 struct Case {
@@ -97,7 +101,8 @@ TEST(TextFormat, EachMistakeIsNamedWhereItIs) {
       {"input { dims: 1.5 }", ":1:15: error: 'dims' must be a 64-bit integer, found '1.5'"},
       {"max_batch_size: -2147483649", ":1:17: error: 'max_batch_size' must be a 32-bit integer"},
       {"max_batch_size: 4x", ":1:18: error: a blank is missing"},
-      {"input { data_type: TYPE_FLOAT }", ":1:20: error: 'data_type' must be one of TYPE_INVALID, TYPE_BOOL"},
+      {"input { data_type: TYPE_FLOAT }",
+       ":1:20: error: 'data_type' must be one of TYPE_INVALID, TYPE_BOOL"},
       {"input { optional: TRUE }", ":1:19: error: 'optional' must be true or false, found 'TRUE'"},
       {"input { >", ":1:9: error: expected '}' to close 'input', found '>'"},
       {"}", ":1:1: error: expected a field's name, found '}'"},
@@ -112,9 +117,11 @@ TEST(TextFormat, EachMistakeIsNamedWhereItIs) {
 TEST(TextFormat, EveryPrefixOfAConfigIsReadOrRefusedWithoutHarm) {
   const std::string text =
       "name: 'm' # c\ninput [ { name: \"a\\x41\" data_type: TYPE_FP32 dims: [ 1, -0x2 ] } ]\n"
-      "parameters { key: 'k' value { string_value: '\\u00e9' } } optimization < cuda { graphs: t } >";
+      "parameters { key: 'k' value { string_value: '\\u00e9' } } optimization < cuda { graphs: t } "
+      ">";
   std::size_t refused = 0;
-  for (std::size_t i = 0; i <= text.size(); ++i) refused += !config_to_json(std::string_view(text).substr(0, i), "c");
+  for (std::size_t i = 0; i <= text.size(); ++i)
+    refused += !config_to_json(std::string_view(text).substr(0, i), "c");
   EXPECT_GT(refused, text.size() / 2);
   EXPECT_TRUE(config_to_json(text, "c"));
 }

@@ -1,5 +1,5 @@
-// What a model's config.pbtxt says, checked: the fields of Triton's ModelConfig that this server honours.
-// docs/model_config.md says of each field whether it is honoured, ignored or refused.
+// What a model's config.pbtxt says, checked: the fields of Triton's ModelConfig that this server
+// honours. docs/model_config.md says of each field whether it is honoured, ignored or refused.
 #pragma once
 
 #include <tensorferry/transport/dtype.h>
@@ -18,7 +18,8 @@ namespace tensorferry::server {
 struct Diagnostic {
   enum class Severity : std::uint8_t { Warning, Error };
   Severity severity = Severity::Error;
-  std::string file;  // path of the file or folder; empty for a config that is no file (auto_complete_config)
+  std::string file;  // path of the file or folder; empty for a config that is no file
+                     // (auto_complete_config)
   int line = 0;      // from 1; 0: about the file as a whole
   int column = 0;    // from 1, in bytes
   std::string message;
@@ -64,25 +65,29 @@ struct ModelConfig {
   std::map<std::string, std::string> parameters;
   std::string default_model_filename = "model.py";
   VersionPolicy version_policy;
-  // The whole config as model.py gets it: protobuf's JSON with the file's field names, defaults printed, and
-  // 64-bit integers as numbers (as Triton's core rewrites them).
+  // The whole config as model.py gets it: protobuf's JSON with the file's field names, defaults
+  // printed, and 64-bit integers as numbers (as Triton's core rewrites them).
   std::string json;
   std::vector<Diagnostic> warnings;  // fields that are ignored, and the like
 
-  // `filename` is for messages only. `model_name` is the name of the model's folder. Error: InvalidArgument whose
-  // message lists every error found, one per line, each with file, line and column.
-  static Result<ModelConfig> from_text(std::string_view text, std::string_view filename, std::string_view model_name);
-  // The same from JSON, as auto_complete_config returns it; errors name the field instead of the line.
+  // `filename` is for messages only. `model_name` is the name of the model's folder. Error:
+  // InvalidArgument whose message lists every error found, one per line, each with file, line and
+  // column.
+  static Result<ModelConfig> from_text(std::string_view text, std::string_view filename,
+                                       std::string_view model_name);
+  // The same from JSON, as auto_complete_config returns it; errors name the field instead of the
+  // line.
   static Result<ModelConfig> from_json(std::string_view json, std::string_view model_name);
   // What a model without config.pbtxt begins with.
   static ModelConfig empty(std::string_view model_name);
 };
 
 // All errors and warnings of a config.pbtxt.
-std::vector<Diagnostic> check_config(std::string_view text, std::string_view filename, std::string_view model_name);
+std::vector<Diagnostic> check_config(std::string_view text, std::string_view filename,
+                                     std::string_view model_name);
 
-// The text format as JSON, with all of Triton's fields, whether they are honoured or not; no defaults of ours are
-// filled in. Error: InvalidArgument with file, line and column.
+// The text format as JSON, with all of Triton's fields, whether they are honoured or not; no
+// defaults of ours are filled in. Error: InvalidArgument with file, line and column.
 Result<std::string> config_to_json(std::string_view text, std::string_view filename);
 
 }  // namespace tensorferry::server

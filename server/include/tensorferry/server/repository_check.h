@@ -19,8 +19,9 @@ struct ModelCheck {
   bool ok() const noexcept;  // no diagnostic is an error
 };
 
-// All models of <repository>, by name: every error and warning of every config, and files that are missing. Reads
-// files; starts and imports nothing. Error: the repository itself can't be read (NotFound).
+// All models of <repository>, by name: every error and warning of every config, and files that are
+// missing. Reads files; starts and imports nothing. Error: the repository itself can't be read
+// (NotFound).
 Result<std::vector<ModelCheck>> check_repository(const std::filesystem::path& repository);
 
 }  // namespace tensorferry::server
