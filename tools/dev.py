@@ -275,7 +275,7 @@ def consumers(report: Report) -> None:
     """Installs the C++ side and builds, as a user would, what finds it there, and what takes it by add_subdirectory."""
     prefix = BUILD / "install"
     shutil.rmtree(prefix, ignore_errors=True)
-    installed = all(
+    installed = run(["cmake", "--build", BUILD / "pip"], quiet=True) == 0 and all(
         run(["cmake", "--install", BUILD / "pip", "--prefix", prefix, "--component", part], quiet=True) == 0
         for part in ("development", "payload")
     )
