@@ -113,7 +113,11 @@ void CallState::cancel(ErrorCode code, std::string why) {
     std::scoped_lock lock(mutex_);
     completion_.signal();
   }
-  if (link) link->cancel(*this);
+  assigned_.notify_one();
+  if (link) {
+    link->inbox().interrupt();
+    link->cancel(*this);
+  }
   if (on_done) on_done();
 }
 

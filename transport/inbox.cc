@@ -219,6 +219,7 @@ void Inbox::serve_background() {
   }
 }
 
+void Inbox::interrupt() noexcept { impl_->reader.wake(); }
 void Inbox::stop(Error why) { impl_->stop(std::move(why)); }
 bool Inbox::stopped() const noexcept { return impl_->stopped.load(std::memory_order_acquire); }
 Error Inbox::error() const {

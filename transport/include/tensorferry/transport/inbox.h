@@ -47,6 +47,9 @@ class Inbox {
 
   // Waits until `completion` is done, leading if nobody else does. From any thread.
   WaitStatus wait(Completion& completion, const Deadline& deadline);
+  // After a Completion was signalled by anybody but the handler: the thread that leads looks at its own again. From
+  // any thread.
+  void interrupt() noexcept;
   // Reads what is there without waiting, if nobody leads. Returns false if somebody else leads.
   bool poll();
 

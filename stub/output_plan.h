@@ -1,0 +1,74 @@
+// Where the outputs of a batch lie when they cross (docs/design.md, "Zero-copy both ways"): in two steps, so that
+// "nobody holds it any more" is asked after Python has let go. Knows nothing of Python; the caller serialises.
+#pragma once
+
+#include <tensorferry/transport/arena.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "stub_link.h"
+
+namespace tensorferry::stub {
+
+// The inputs that Python holds, by address, and what is decided about blocks while a batch is answered.
+class Holdings {
+ public:
+  explicit Holdings(StubLink& link) : link_(link) {}
+
+  void add_input(const InputMemory& memory);
+  // Python let go of an input / NumPy freed an arena block: given back, unless the batch being answered names it.
+  void drop_input(const InputMemory& memory);
+  void drop_block(const Block& block);
+
+  StubLink& link() noexcept { return link_; }
+
+ private:
+  friend class OutputPlan;
+  struct Named {
+    bool freed = false;
+  };
+  StubLink& link_;
+  std::map<std::uintptr_t, const InputMemory*> inputs_;
+  std::unordered_map<std::uint64_t, Named> named_inputs_;  // by lease
+  std::unordered_map<BlockId, Named> named_blocks_;
+};
+
+class OutputPlan {
+ public:
+  explicit OutputPlan(Holdings& holdings) : holdings_(holdings) {}
+  ~OutputPlan();
+
+  // An output's bytes, in C order. Copies them now unless they lie in shared memory that may move.
+  Result<std::size_t> add(const std::byte* data, std::size_t bytes);
+  // Python has dropped its references: decides, copies what is still held. memory(i) is valid after it.
+  Result<void> settle();
+
+  const protocol::MemoryRef& memory(std::size_t index) const { return outputs_[index].memory; }
+  std::span<const std::byte> inline_bytes(std::size_t index) const { return outputs_[index].small; }
+  // Leases of inputs that moved with their outputs.
+  const std::vector<std::uint64_t>& releases() const noexcept { return releases_; }
+
+ private:
+  enum class Source : std::uint8_t { Done, Input, Block };
+  struct Output {
+    Source source = Source::Done;
+    const std::byte* data = nullptr;
+    std::size_t bytes = 0;
+    std::uint64_t lease = 0;  // Input
+    tensorferry::Block block; // Block
+    protocol::MemoryRef memory;
+    std::vector<std::byte> small;
+  };
+  Result<protocol::MemoryRef> copy_out(const std::byte* data, std::size_t bytes);
+  bool overlaps_a_candidate(const std::byte* data, std::size_t bytes) const;
+
+  Holdings& holdings_;
+  std::vector<Output> outputs_;
+  std::vector<std::uint64_t> releases_;
+};
+
+}  // namespace tensorferry::stub

@@ -1,0 +1,288 @@
+#include "stub_link.h"
+
+#include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/version.h>
+
+#include <csignal>
+#include <cstdio>
+#include <sys/prctl.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace tensorferry::stub {
+namespace {
+
+constexpr std::chrono::seconds kPatience{30};
+constexpr std::chrono::milliseconds kSocketTick{500};
+
+[[noreturn]] void die_with_server() {
+  ::kill(0, SIGKILL);
+  ::_exit(1);
+}
+
+void on_parent_death(int) { ::kill(0, SIGKILL); }
+
+void watch_parent() {
+  struct sigaction action {};
+  action.sa_handler = on_parent_death;
+  int signal = SIGRTMAX - 1;
+  ::sigaction(signal, &action, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, signal);
+}
+
+[[noreturn]] void broken(const Error& error) {
+  std::fprintf(stderr, "tensorferry stub: %s\n", error.message.c_str());
+  std::fflush(stderr);
+  ::_exit(70);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<StubLink>> StubLink::open(int control_fd) {
+  ::fcntl(control_fd, F_SETFD, FD_CLOEXEC);
+  watch_parent();
+  std::unique_ptr<StubLink> link(new StubLink(UniqueFd(control_fd)));
+  if (auto started = link->start(); !started) return std::unexpected(started.error());
+  return link;
+}
+
+StubLink::~StubLink() = default;
+
+Result<void> StubLink::start() {
+  protocol::Hello hello;
+  hello.build_id = kBuildId;
+  hello.pid = ::getpid();
+  hello.implementation = "cpython";
+  if (auto sent = socket_.send(hello); !sent) return sent;
+  auto message = socket_.receive(Clock::now() + kPatience);
+  if (!message) return std::unexpected(message.error());
+  if (!*message) return failure(ErrorCode::DeadlineExceeded, "the server did not answer");
+  Scratch scratch;
+  auto welcome = decode<protocol::Welcome>((*message)->body, scratch);
+  if (!welcome) return std::unexpected(welcome.error());
+  if (welcome->build_id != kBuildId) return failure(ErrorCode::Protocol, "the server is another build");
+  instance_ = welcome->instance;
+  auto bytes = (channel_bytes(welcome->ring_capacity) + 4095) / 4096 * 4096;
+  auto ring = Segment::map(0, std::move((*message)->fd), bytes);
+  if (!ring) return std::unexpected(ring.error());
+  ArenaOptions options{welcome->arena_initial_bytes, welcome->arena_growth_bytes, welcome->arena_max_bytes};
+  arena_ = std::make_unique<Arena>(options, [this](std::size_t size) { return grow(size); });
+  lent_ = std::make_unique<LeaseBook>(*arena_);
+  Channel::Options channel;
+  channel.ring_capacity = welcome->ring_capacity;
+  channel.spill_arena = arena_.get();
+  channel.resolve = [this](const protocol::MemoryRef& memory) { return resolve(memory.place, memory.offset, memory.bytes); };
+  channel.issue_lease = [this](BlockId id) {
+    Block block = arena_->lookup(id).value();
+    return lend(block, block.data, block.bytes);
+  };
+  channel_ = std::make_unique<Channel>(std::move(*ring), Side::Stub, std::move(channel),
+                                       [this](const Received& received) { return on_message(received); });
+  channel_->set_release_notify([this] { (void)channel_->flush_releases(); });
+  control_ = std::thread([this] { serve_control(); });
+  background_ = std::thread([this] { channel_->inbox().serve_background(); });
+  control_.detach();
+  background_.detach();
+  return {};
+}
+
+Result<std::shared_ptr<Segment>> StubLink::grow(std::size_t bytes) {
+  std::unique_lock lock(mutex_);
+  std::uint64_t number = next_request_++;
+  lock.unlock();
+  if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes}); !sent) return std::unexpected(sent.error());
+  lock.lock();
+  if (!segments_changed_.wait_for(lock, kPatience, [&] { return granted_.contains(number); })) {
+    return failure(ErrorCode::OutOfSharedMemory, "the server did not provide a segment in time");
+  }
+  auto result = std::move(granted_.at(number));
+  granted_.erase(number);
+  return result;
+}
+
+Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offset, std::uint64_t bytes) {
+  if (!host_segments_.find(place)) {
+    std::unique_lock lock(mutex_);
+    segments_changed_.wait_for(lock, kPatience, [&] { return host_segments_.find(place) != nullptr; });
+  }
+  return host_segments_.resolve(place, offset, bytes);
+}
+
+std::uint64_t StubLink::lend(const Block& block, std::byte* data, std::size_t bytes) {
+  std::scoped_lock lock(lent_mutex_);
+  return lent_->lend_held({block.id, block.segment, block.offset + static_cast<std::uint64_t>(data - block.data), bytes, data});
+}
+
+void StubLink::release_input(std::uint64_t lease) { channel_->release_later(lease); }
+
+Result<void> StubLink::on_releases(std::span<const protocol::LeaseRelease> releases) {
+  std::scoped_lock lock(lent_mutex_);
+  for (const auto& release : releases) {
+    if (!lent_->release(release.lease)) return failure(ErrorCode::Protocol, "the server gives back what it doesn't hold");
+  }
+  return {};
+}
+
+Result<void> StubLink::on_message(const Received& message) {
+  if (message.kind == protocol::RecordKind::Execute) {
+    auto execute = decode_private<protocol::Execute>(message.body, message.scratch);
+    if (!execute) return std::unexpected(execute.error());
+    if (auto released = on_releases(execute->releases); !released) return released;
+    return on_execute(*execute);
+  }
+  if (message.kind == protocol::RecordKind::Release) {
+    auto release = decode_private<protocol::Release>(message.body, message.scratch);
+    if (!release) return std::unexpected(release.error());
+    return on_releases(release->releases);
+  }
+  return {};
+}
+
+Result<void> StubLink::on_execute(const protocol::Execute& message) {
+  InboundBatch batch;
+  batch.number = message.batch;
+  for (const auto& record : message.requests) {
+    InboundRequest& request = batch.requests.emplace_back();
+    request.number = record.request;
+    request.id = record.id;
+    request.correlation = record.correlation;
+    request.correlation_text = record.correlation_text;
+    request.flags = record.flags;
+    request.timeout_us = record.timeout_us;
+    for (const auto& p : record.parameters) {
+      request.parameters.emplace_back(std::string(p.key), p.kind, p.integer, p.number, std::string(p.text));
+    }
+    for (std::string_view name : record.requested_outputs) request.outputs.emplace_back(name);
+    for (const auto& tensor : record.inputs) {
+      InputTensor& input = request.inputs.emplace_back();
+      input.name = tensor.name;
+      input.dtype = tensor.dtype;
+      input.shape.assign(tensor.shape.begin(), tensor.shape.end());
+      input.memory = std::make_unique<InputMemory>();
+      InputMemory& memory = *input.memory;
+      memory.bytes = tensor.memory.bytes;
+      if (tensor.memory.kind == protocol::MemoryKind::Inline) {
+        memory.small.assign(tensor.inline_bytes.begin(), tensor.inline_bytes.end());
+        count_copy(memory.bytes, CopyKind::Inline);
+        memory.data = memory.small.data();
+        continue;
+      }
+      auto range = resolve(tensor.memory.place, tensor.memory.offset, tensor.memory.bytes);
+      if (!range) return std::unexpected(range.error());
+      memory.lease = tensor.memory.lease;
+      memory.segment = tensor.memory.place;
+      memory.offset = tensor.memory.offset;
+      memory.data = range->bytes.data();
+      memory.mapping = std::move(range->segment);
+    }
+  }
+  std::scoped_lock lock(mutex_);
+  events_.push_back(std::move(batch));
+  arrived_.signal();
+  return {};
+}
+
+void StubLink::serve_control() {
+  Scratch scratch;
+  while (true) {
+    // A model that closes descriptors it did not open closes ours too; while poll() sleeps on it the kernel keeps it
+    // open and the server can't see it. So look up now and then.
+    auto message = socket_.receive(Clock::now() + kSocketTick);
+    if (message && !*message) continue;
+    if (!message) {
+      if (message.error().code == ErrorCode::Closed) die_with_server();
+      return;  // our descriptor was closed: the server sees that and ends us
+    }
+    scratch.reset();
+    if (auto handled = on_control(std::move(**message), scratch); !handled) broken(handled.error());
+  }
+}
+
+Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
+  using protocol::ControlKind;
+  auto push = [&](Command command) {
+    std::scoped_lock lock(mutex_);
+    events_.push_back(std::move(command));
+    arrived_.signal();
+    channel_->inbox().interrupt();
+  };
+  switch (message.kind) {
+    case ControlKind::Segment: {
+      auto segment = decode_private<protocol::Segment>(message.body, scratch);
+      if (!segment) return std::unexpected(segment.error());
+      auto mapped = Segment::map(segment->segment, std::move(message.fd), segment->bytes);
+      if (!mapped) return std::unexpected(mapped.error());
+      std::scoped_lock lock(mutex_);
+      if (segment->role == protocol::SegmentRole::Host) host_segments_.insert(*mapped);
+      else granted_.emplace(segment->reply_to, *mapped);
+      segments_changed_.notify_all();
+      return {};
+    }
+    case ControlKind::SegmentDenied: {
+      auto denied = decode_private<protocol::SegmentDenied>(message.body, scratch);
+      if (!denied) return std::unexpected(denied.error());
+      std::scoped_lock lock(mutex_);
+      granted_.emplace(denied->reply_to, failure(denied->code, std::string(denied->error)));
+      segments_changed_.notify_all();
+      return {};
+    }
+    case ControlKind::SegmentDropped: {
+      auto dropped = decode_private<protocol::SegmentDropped>(message.body, scratch);
+      if (!dropped) return std::unexpected(dropped.error());
+      host_segments_.erase(dropped->segment);
+      return {};
+    }
+    case ControlKind::AutoComplete: {
+      auto command = decode_private<protocol::AutoComplete>(message.body, scratch);
+      if (!command) return std::unexpected(command.error());
+      push({message.kind, std::string(command->model_path), std::string(command->config)});
+      return {};
+    }
+    case ControlKind::Load: {
+      auto command = decode_private<protocol::Load>(message.body, scratch);
+      if (!command) return std::unexpected(command.error());
+      push({message.kind, std::string(command->model_path), std::string(command->args)});
+      return {};
+    }
+    case ControlKind::Finalize: push({message.kind, {}, {}}); return {};
+    case ControlKind::Trim: arena_->trim(0); return {};
+    default: return failure(ErrorCode::Protocol, "an unexpected control message came");
+  }
+}
+
+std::optional<Event> StubLink::wait(const Deadline& deadline) {
+  while (true) {
+    {
+      std::scoped_lock lock(mutex_);
+      if (!events_.empty()) {
+        Event event = std::move(events_.front());
+        events_.pop_front();
+        return event;
+      }
+      arrived_.reset();
+    }
+    (void)channel_->flush_releases();
+    auto status = channel_->inbox().wait(arrived_, deadline);
+    if (status == WaitStatus::TimedOut) return std::nullopt;
+    if (status == WaitStatus::Failed) broken(channel_->inbox().error());
+  }
+}
+
+Result<void> StubLink::reply(protocol::ControlKind to, bool failed, std::string_view text) {
+  constexpr std::size_t kPart = 64 << 10;
+  do {
+    std::string_view part = text.substr(0, kPart);
+    text.remove_prefix(part.size());
+    protocol::Reply reply{to, !text.empty(), failed, ErrorCode::Internal, part};
+    if (auto sent = socket_.send(reply); !sent) return sent;
+  } while (!text.empty());
+  return {};
+}
+
+Result<void> StubLink::log(protocol::LogLevel level, std::string_view file, std::uint32_t line, std::string_view text) {
+  return socket_.send(protocol::Log{level, file.substr(0, 4000), line, text.substr(0, 64 << 10)});
+}
+
+Result<void> StubLink::respond(const protocol::Responses& message) { return channel_->send(message, Urgency::Urgent); }
+
+}  // namespace tensorferry::stub

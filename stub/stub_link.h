@@ -1,0 +1,114 @@
+// The stub's side of the conversation: handshake, segments, the arena, leases, batches in and answers out.
+// Knows nothing of Python.
+#pragma once
+
+#include <tensorferry/transport/arena.h>
+#include <tensorferry/transport/channel.h>
+#include <tensorferry/transport/control_socket.h>
+#include <tensorferry/transport/lease_book.h>
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+namespace tensorferry::stub {
+
+// Memory of one input: a lease on the server's memory, or bytes of our own.
+struct InputMemory {
+  std::uint64_t lease = 0;  // 0: small
+  SegmentId segment = 0;
+  std::uint64_t offset = 0;
+  std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  std::shared_ptr<Segment> mapping;
+  std::vector<std::byte> small;
+};
+
+struct InputTensor {
+  std::string name;
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  std::unique_ptr<InputMemory> memory;
+};
+
+struct InboundRequest {
+  std::uint64_t number = 0;
+  std::string id;
+  std::uint64_t correlation = 0;
+  std::string correlation_text;
+  std::uint32_t flags = 0;
+  std::uint64_t timeout_us = 0;
+  std::vector<std::tuple<std::string, protocol::ParameterKind, std::int64_t, double, std::string>> parameters;
+  std::vector<std::string> outputs;
+  std::vector<InputTensor> inputs;
+};
+
+struct InboundBatch {
+  std::uint64_t number = 0;
+  std::vector<InboundRequest> requests;
+};
+
+struct Command {
+  protocol::ControlKind kind{};
+  std::string first, second;
+};
+
+using Event = std::variant<InboundBatch, Command>;
+
+class StubLink {
+ public:
+  // Shakes hands over the inherited control socket. On a mismatch: a message for stderr.
+  static Result<std::unique_ptr<StubLink>> open(int control_fd);
+  ~StubLink();
+
+  // Waits for the next thing to do, up to the deadline. The GIL must not be held.
+  std::optional<Event> wait(const Deadline& deadline);
+  Result<void> reply(protocol::ControlKind to, bool failed, std::string_view text);
+  Result<void> log(protocol::LogLevel level, std::string_view file, std::uint32_t line, std::string_view text);
+  Result<void> respond(const protocol::Responses& message);
+
+  Arena& arena() noexcept { return *arena_; }
+  // Lends a held block of our arena to the server; its hold becomes the lease's.
+  std::uint64_t lend(const Block& block, std::byte* data, std::size_t bytes);
+  // Gives an input's lease back; from any thread.
+  void release_input(std::uint64_t lease);
+  void take_releases(std::vector<protocol::LeaseRelease>& out) { channel_->take_releases(out); }
+  const std::string& instance() const noexcept { return instance_; }
+
+ private:
+  explicit StubLink(UniqueFd fd) : socket_(std::move(fd)) {}
+  Result<void> start();
+  Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
+  Result<SegmentMap::Range> resolve(SegmentId place, std::uint64_t offset, std::uint64_t bytes);
+  Result<void> on_message(const Received& message);
+  Result<void> on_execute(const protocol::Execute& message);
+  Result<void> on_releases(std::span<const protocol::LeaseRelease> releases);
+  void serve_control();
+  Result<void> on_control(ControlMessage message, Scratch& scratch);
+
+  ControlSocket socket_;
+  std::string instance_;
+  SegmentMap host_segments_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<LeaseBook> lent_;
+  std::unique_ptr<Channel> channel_;
+  std::thread control_;
+  std::thread background_;
+
+  std::mutex mutex_;
+  std::deque<Event> events_;
+  Completion arrived_;
+  std::condition_variable segments_changed_;
+  std::uint64_t next_request_ = 1;
+  std::unordered_map<std::uint64_t, Result<std::shared_ptr<Segment>>> granted_;
+  std::mutex lent_mutex_;
+};
+
+}  // namespace tensorferry::stub
