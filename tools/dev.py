@@ -124,18 +124,24 @@ class Report:
         self.add(name, int(ok), int(not ok), 0)
         return ok
 
-    def add_junit(self, name: str, file: Path, exit_code: int) -> None:
-        """Counts a JUnit file. An exit code that the file doesn't explain is a failure of its own."""
+    def add_junit(self, name: str, file: Path, exit_code: int, show: bool = False) -> None:
+        """Counts a JUnit file; with `show`, prints what its failed cases said. An exit code that the file doesn't explain is a failure of its own."""
         try:
             cases = list(ElementTree.parse(file).getroot().iter("testcase"))
         except (OSError, ElementTree.ParseError) as error:
             say(f"  {error}")
             self.add(f"{name}: no results", 0, 1, 0)
             return
-        failed = sum(
-            case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
+        bad = [
+            case
             for case in cases
-        )
+            if case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
+        ]
+        failed = len(bad)
+        if show:
+            for case in bad:
+                last = (case.findtext("system-out") or "").splitlines()[-SHOWN_LINES // 5 :]
+                say("\n".join([f"--- {case.get('name')}", *last]))
         skipped = sum(
             case.find("skipped") is not None or case.get("status") in ("notrun", "disabled") for case in cases
         )
@@ -261,7 +267,7 @@ def ctest(report: Report, preset: str, *arguments: str) -> None:
     results.unlink(missing_ok=True)
     command = ["ctest", "--preset", preset, "-j", JOBS, "--output-junit", str(results), "-Q", *arguments]
     code = run(command, quiet=True)
-    report.add_junit(f"GoogleTest, {preset}", results, code)
+    report.add_junit(f"GoogleTest, {preset}", results, code, show=True)
 
 
 def pytest(report: Report, *arguments: object, env: dict[str, str] | None = None) -> None:
