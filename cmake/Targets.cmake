@@ -67,7 +67,7 @@ endfunction()
 # tensorferry_add_test(NAME SOURCES ... LINK targets... INCLUDE private include folders...)
 # One GoogleTest executable, its cases known to ctest one by one.
 function(tensorferry_add_test name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LINK;INCLUDE;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK;INCLUDE" ${ARGN})
   set(target tensorferry_${name}_test)
   add_executable(${target} ${arg_SOURCES})
   tensorferry_configure_target(${target})
@@ -76,11 +76,18 @@ function(tensorferry_add_test name)
   target_compile_definitions(${target} PRIVATE TENSORFERRY_TEST_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
   target_precompile_headers(${target} PRIVATE ${TENSORFERRY_STD_HEADERS} <gmock/gmock.h> <gtest/gtest.h>)
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+  # gtest_discover_tests takes lists apart, so that each property can carry one variable.
+  set(environment "")
+  if(TENSORFERRY_HAVE_PYTHON)
+    set(environment ENVIRONMENT "TENSORFERRY_PAYLOAD=${TENSORFERRY_STAGED_PACKAGE}/payload"
+                    ENVIRONMENT_MODIFICATION "TENSORFERRY_TEST_PYTHON=set:${Python_EXECUTABLE}")
+  endif()
   gtest_discover_tests(
     ${target}
     TEST_PREFIX "${name}."
     DISCOVERY_MODE PRE_TEST
-    PROPERTIES LABELS ${name} TIMEOUT 120 ENVIRONMENT "${arg_ENVIRONMENT}")
+    DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS ${name} TIMEOUT 120 ${environment})
 endfunction()
 
 # tensorferry_add_fuzzer(FILE LINK targets... INCLUDE folders...): FILE is NAME_fuzz.cc, the executable NAME_fuzz.

@@ -125,7 +125,8 @@ class Report:
         return ok
 
     def add_junit(self, name: str, file: Path, exit_code: int, show: bool = False) -> None:
-        """Counts a JUnit file; with `show`, prints what its failed cases said. An exit code that the file doesn't explain is a failure of its own."""
+        """Counts a JUnit file; with `show`, prints what its failed cases said.
+        An exit code that the file doesn't explain is a failure of its own."""
         try:
             cases = list(ElementTree.parse(file).getroot().iter("testcase"))
         except (OSError, ElementTree.ParseError) as error:
@@ -266,7 +267,12 @@ def ctest(report: Report, preset: str, *arguments: str) -> None:
     results = BUILD / preset / "ctest.xml"
     results.unlink(missing_ok=True)
     command = ["ctest", "--preset", preset, "-j", JOBS, "--output-junit", str(results), "-Q", *arguments]
-    code = run(command, quiet=True)
+    # The sanitizer presets build no extension: their servers start the dev preset's stub, which is of the same build.
+    env = {
+        "TENSORFERRY_PAYLOAD": str(BUILD / "dev" / "python" / "tensorferry" / "payload"),
+        "TENSORFERRY_TEST_PYTHON": str(venv_python()),
+    }
+    code = run(command, quiet=True, env=env)
     report.add_junit(f"GoogleTest, {preset}", results, code, show=True)
 
 
