@@ -16,6 +16,7 @@ namespace {
 
 // An interpreter that says nothing for this long is not going to (a cold disk takes seconds).
 constexpr std::chrono::seconds kHelloPatience{60};
+constexpr std::chrono::milliseconds kStackDumpPatience{100};
 // How often limits on execute() are looked at when there are any.
 constexpr std::chrono::milliseconds kLimitTick{20};
 // launch.py has faulthandler dump all stacks on this signal.
@@ -232,8 +233,10 @@ Result<void> StubSession::check_limits(const ExecuteLimits& limits,
   auto ran = std::chrono::steady_clock::now() - *since;
   if (limits.timeout.count() > 0 && ran > limits.timeout) {
     process_.signal(stack_dump_signal());
-    (void)step(Clock::now() + std::chrono::milliseconds(100), false);
-    if (!alive_) return failure(ErrorCode::StubDied, "");
+    // Its last words: where all its threads are.
+    for (Deadline until = Clock::now() + kStackDumpPatience; !passed(until);) {
+      if (auto went = step(until, false); !went) return std::unexpected(went.error());
+    }
     process_.kill_group();
     return std::unexpected(ended("execute() ran longer than TENSORFERRY_EXECUTE_TIMEOUT_S (" +
                                  std::to_string(limits.timeout.count()) + " ms), so it was killed"));

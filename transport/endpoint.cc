@@ -92,11 +92,17 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     arrived.signal();
   }
 
-  // The peer's holds are void; what is held here of the peer's stays mapped by its holders.
+  // The peer's holds are void; what is held here of the peer's stays mapped by its holders, and what it sent before it
+  // ended is still to be received.
   void bury_peer() {
-    close(gone());
-    std::scoped_lock lock(mutex);
-    lent.clear();
+    {
+      std::scoped_lock lock(mutex);
+      peer_gone = true;
+      lent.clear();
+      segments_changed.notify_all();
+      arrived.signal();
+    }
+    channel->inbox().interrupt();
   }
 
   // ------------------------------------------------------------------------------------ segments
@@ -220,7 +226,7 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     }
     std::scoped_lock lock(mutex);
     for (const auto& release : releases) {
-      if (!lent.release(release.lease)) {
+      if (!lent.release(release.lease) && !peer_gone) {
         return failure(ErrorCode::Protocol, "lease " + std::to_string(release.lease) + " is given back and was not lent");
       }
     }
@@ -325,6 +331,10 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
 
   Result<void> send(std::uint64_t tag, std::vector<EndpointTensor> tensors, const Deadline& deadline) {
     if (channel->closed()) return std::unexpected(channel->inbox().error());
+    {
+      std::scoped_lock lock(mutex);
+      if (peer_gone) return std::unexpected(gone());
+    }
     for (const EndpointTensor& tensor : tensors) {
       auto count = element_count(tensor.shape);
       if (!count) return failure(ErrorCode::InvalidArgument, "tensor '" + tensor.name + "': " + count.error().message);
@@ -460,7 +470,9 @@ Result<void> Endpoint::send(std::uint64_t tag, std::vector<EndpointTensor> tenso
 
 Result<std::optional<EndpointMessage>> Endpoint::receive(const Deadline& deadline) {
   if (fork_generation() != impl_->generation) return std::unexpected(void_after_fork());
+  bool last_look = false;
   while (true) {
+    bool ended;
     {
       std::scoped_lock lock(impl_->mutex);
       if (!impl_->received.empty()) {
@@ -468,8 +480,16 @@ Result<std::optional<EndpointMessage>> Endpoint::receive(const Deadline& deadlin
         impl_->received.pop_front();
         return message;
       }
-      if (impl_->peer_gone || impl_->channel->inbox().stopped()) return std::unexpected(impl_->channel->inbox().error());
-      impl_->arrived.reset();
+      if (impl_->channel->inbox().stopped()) return std::unexpected(impl_->channel->inbox().error());
+      if (last_look) return std::unexpected(gone());
+      ended = impl_->peer_gone;
+      if (!ended) impl_->arrived.reset();
+    }
+    if (ended) {
+      // It may have sent something before it ended. Whoever leads just now reads it too.
+      last_look = impl_->channel->inbox().poll();
+      if (!last_look) std::this_thread::yield();
+      continue;
     }
     // Idle from here: what was let go of goes home now.
     if (auto flushed = impl_->channel->flush_releases(); !flushed) return std::unexpected(flushed.error());

@@ -1,0 +1,82 @@
+"""Tensors of a response."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_LENGTH = struct.Struct("<I")
+
+
+class Tensor:
+    """One output: the receiver's own memory, writable, valid as long as it or an array over it is held.
+
+    That holds also when the stub that answered is killed, restarted or unloaded, or the server is closed. `np.asarray` and
+    `from_dlpack` of any framework are views, not copies.
+    """
+
+    __slots__ = ("_array", "_owner", "dtype", "shape")
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], owner: Any) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self._owner = owner
+        self._array: NDArray[Any] | None = None
+
+    def numpy(self) -> NDArray[Any]:
+        """A view of the memory; for ``bytes`` tensors an object array, decoded once."""
+        if self._array is None:
+            if self.dtype == "bytes":
+                self._array = _decode(self._owner.tobytes(), self.shape)
+            elif self.dtype == "bfloat16":
+                self._array = _bfloat16(self._owner, self.shape)
+            else:
+                self._array = np.asarray(self._owner)
+        return self._array
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        array = self.numpy()
+        if dtype is not None and array.dtype != np.dtype(dtype):
+            if copy is False:
+                raise ValueError(f"a {self.dtype} tensor is not {np.dtype(dtype)} without a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        options = {key: value for key, value in options.items() if value is not None}
+        return self.numpy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __repr__(self) -> str:
+        return f"Tensor(dtype={self.dtype}, shape={self.shape})"
+
+
+def _decode(encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Strings out of their length-prefixed layout; each length is read once and checked against what is left."""
+    elements = []
+    at = 0
+    while at < len(encoded):
+        if len(encoded) - at < _LENGTH.size:
+            raise ValueError("a bytes tensor ends within a length")
+        (length,) = _LENGTH.unpack_from(encoded, at)
+        at += _LENGTH.size
+        if len(encoded) - at < length:
+            raise ValueError("a bytes tensor ends within an element")
+        elements.append(encoded[at : at + length])
+        at += length
+    array = np.empty(len(elements), dtype=np.object_)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def _bfloat16(owner: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise TypeError("NumPy has no bfloat16: install ml_dtypes") from error
+    return np.frombuffer(owner.tobytes(), ml_dtypes.bfloat16).reshape(shape).copy()
