@@ -70,6 +70,7 @@ void RingReader::wait(const Deadline& deadline) noexcept {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!something()) futex_wait(header_->wake_foreground, seen, deadline, FutexScope::Shared);
     header_->sleeper.store(Sleeper::None, std::memory_order_relaxed);
+    spin_.woke();
   }
   woken_.store(false, std::memory_order_relaxed);
 }

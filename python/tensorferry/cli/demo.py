@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import numpy as np
+from rich import box
 from rich.progress import Progress
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def _add_sub(server: Server, count: int, born_here: bool) -> _Row:
             return bool(np.asarray(out["OUTPUT0"])[0] == 4)
         return bool(np.asarray(out["OUTPUT1"])[-1] == count - 2)
 
-    how = "model.empty" if born_here else "ordinary arrays"
+    how = "model.empty" if born_here else "arrays"
     return _measure(server, model, once, 2 * 4 * count, f"add_sub, {how}")
 
 
@@ -71,7 +72,7 @@ def _tokenize(server: Server) -> _Row:
         out = model.infer({"TEXT": text})
         return out["TOKENS"].numpy()[1] == b"gil" and list(out["LENGTHS"].numpy()) == [7, 8]
 
-    return _measure(server, model, once, sum(map(len, text)), "tokenize, strings")
+    return _measure(server, model, once, sum(map(len, text)), "tokenize")
 
 
 def _classify(server: Server) -> _Row:
@@ -82,13 +83,13 @@ def _classify(server: Server) -> _Row:
         pending = [model.infer_async({"FEATURES": batch}) for _ in range(8)]
         return all(future.result()["SCORES"].shape == (8, 10) for future in pending)
 
-    return _measure(server, model, once, 8 * batch.nbytes, "classify, 8 in flight, 2 instances")
+    return _measure(server, model, once, 8 * batch.nbytes, "classify, 8 in flight")
 
 
 def _table(rows: list[_Row]) -> Table:
-    table = Table(title="Requests through shared memory", title_justify="left")
-    for name in ("what", "inputs", "right?", "p50", "p99", "GB/s in", "copies in", "copies out"):
-        table.add_column(name, justify="left" if name == "what" else "right")
+    table = Table(title="Requests through shared memory", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "inputs", "right?", "p50", "p99", "GB/s", "copied in", "out"):
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for row in rows:
         small = row["bytes"] < 8192
         table.add_row(
@@ -98,8 +99,8 @@ def _table(rows: list[_Row]) -> Table:
             duration(row["p50_s"]),
             duration(row["p99_s"]),
             "" if small else f"{row['bytes'] / row['p50_s'] / 1e9:.1f}",
-            "inline" if small else f"{row['copies_in']:.0f}",
-            "inline" if small else f"{row['copies_out']:.0f}",
+            "inline" if small else f"{row['copies_in']:.0f}x",
+            "inline" if small else f"{row['copies_out']:.0f}x",
         )
     return table
 
@@ -130,8 +131,8 @@ def demo(as_json: bool) -> None:
         console.print(_table(rows))
         console.print(
             f"{len(processes)} Python processes, ready in {duration(started)}. An array from [bold]model.empty[/bold] is born in "
-            "shared memory and crosses without a copy;\nan ordinary one is copied once. What NumPy makes inside the model is "
-            "born there too. GPU: not yet."
+            "shared memory and crosses without a copy; an ordinary one is copied once. What NumPy makes inside the model is "
+            "born there too."
         )
     if not correct:
         raise click.exceptions.Exit(FAILED)

@@ -22,31 +22,37 @@ inline void cpu_pause() noexcept {
 
 class AdaptiveSpin {
  public:
-  // Returns true as soon as ready() does, false when the budget is used up.
+  // Returns true as soon as ready() does, false when the budget is used up: then sleep, and call woke().
   template <class Ready>
   bool wait(Ready&& ready) noexcept {
     for (int i = 0; i < kPauses; ++i) {
       if (ready()) return true;
       cpu_pause();
     }
-    auto begin = std::chrono::steady_clock::now();
+    begin_ = std::chrono::steady_clock::now();
     for (;;) {
       if (ready()) {
-        budget_ns_ = std::min(kLargestNs, budget_ns_ * 2);
+        budget_ = std::min(kLargest, 2 * (std::chrono::steady_clock::now() - begin_) + kSmallest);
         return true;
       }
-      if (std::chrono::steady_clock::now() - begin > std::chrono::nanoseconds(budget_ns_)) break;
+      if (std::chrono::steady_clock::now() - begin_ > budget_) return false;
       ::sched_yield();
     }
-    budget_ns_ = std::max(kSmallestNs, budget_ns_ / 2);
-    return false;
+  }
+
+  // After the sleep: would spinning longer have met what came? Then do, the next time; else spin less.
+  void woke() noexcept {
+    auto waited = std::chrono::steady_clock::now() - begin_;
+    budget_ = waited < kLargest ? kLargest : std::max(kSmallest, budget_ / 2);
   }
 
  private:
+  using Duration = std::chrono::steady_clock::duration;
   static constexpr int kPauses = 24;
-  static constexpr std::int64_t kSmallestNs = 2'000;
-  static constexpr std::int64_t kLargestNs = 100'000;
-  std::int64_t budget_ns_ = 50'000;
+  static constexpr Duration kSmallest = std::chrono::microseconds(5);
+  static constexpr Duration kLargest = std::chrono::microseconds(100);
+  Duration budget_ = std::chrono::microseconds(50);
+  std::chrono::steady_clock::time_point begin_;
 };
 
 }  // namespace tensorferry
