@@ -12,7 +12,8 @@ HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions o
             std::scoped_lock lock(mutex_);
             std::erase_if(announced_, [id](const auto& segment) { return segment->id() == id; });
             for (Subscriber* subscriber : subscribers_) subscriber->on_segment_dropped(id);
-          }) {}
+          }),
+      fork_registration_(register_fork_participant(*this)) {}
 
 Result<std::shared_ptr<Segment>> HostArena::grow(std::size_t bytes) {
   auto segment = authority_->create(bytes);

@@ -4,6 +4,7 @@
 
 #include <tensorferry/server/buffer.h>
 #include <tensorferry/transport/arena.h>
+#include <tensorferry/transport/fork_guard.h>
 
 #include <functional>
 #include <memory>
@@ -16,7 +17,7 @@
 namespace tensorferry::server {
 
 // Thread-safe. Lives until the last of its buffers is gone.
-class HostArena : public std::enable_shared_from_this<HostArena> {
+class HostArena : public std::enable_shared_from_this<HostArena>, private ForkParticipant {
  public:
   // Told of every segment, before anything in it is handed out. Must not call back.
   class Subscriber {
@@ -41,19 +42,27 @@ class HostArena : public std::enable_shared_from_this<HostArena> {
 
  private:
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
+  void before_fork() noexcept override { arena_.lock_for_fork(); }
+  void collect(std::vector<Mapping>& mappings) override { collect_arena(arena_, mappings); }
+  void after_fork_parent() noexcept override { arena_.unlock_after_fork(); }
+  void after_fork_child() noexcept override { arena_.unlock_after_fork(); }
 
   std::shared_ptr<SegmentAuthority> authority_;
   std::mutex mutex_;  // guards subscribers_
   std::vector<Subscriber*> subscribers_;
   std::vector<std::shared_ptr<Segment>> announced_;
   Arena arena_;
+  std::shared_ptr<void> fork_registration_;  // last: let go of first
 };
 
 // One hold on a block of a host arena.
 class HostBlock final : public BufferHolder {
  public:
   HostBlock(std::shared_ptr<HostArena> arena, BlockId block) : arena_(std::move(arena)), block_(block) {}
-  ~HostBlock() override { arena_->arena().release(block_); }
+  // In a forked child the memory is a private copy, and the books are the parent's.
+  ~HostBlock() override {
+    if (fork_generation() == generation_) arena_->arena().release(block_);
+  }
   HostBlock(const HostBlock&) = delete;
   HostBlock& operator=(const HostBlock&) = delete;
 
@@ -64,6 +73,7 @@ class HostBlock final : public BufferHolder {
  private:
   std::shared_ptr<HostArena> arena_;
   BlockId block_;
+  std::uint64_t generation_ = fork_generation();
 };
 
 }  // namespace tensorferry::server

@@ -4,6 +4,7 @@
 #include <tensorferry/transport/version.h>
 
 #include <algorithm>
+#include <map>
 
 #include "stub_lease.h"
 
@@ -87,6 +88,7 @@ Result<void> StubLink::start() {
   welcome.arena_growth_bytes = options_.arena.growth_bytes;
   welcome.arena_max_bytes = options_.arena.max_bytes;
   if (auto sent = socket_->send(welcome, (*ring)->fd(), patience()); !sent) return sent;
+  fork_registration_ = register_fork_participant(*this);
   host_->subscribe(*this);
   background_ = std::thread([this] { channel_->inbox().serve_background(); });
   return {};
@@ -96,6 +98,17 @@ StubLink::~StubLink() {
   host_->unsubscribe(*this);
   if (channel_) channel_->close({ErrorCode::Closed, "the stub's link was destroyed", {}});
   if (background_.joinable()) background_.join();
+}
+
+void StubLink::collect(std::vector<Mapping>& mappings) {
+  std::map<SegmentId, std::vector<std::span<std::byte>>> live;
+  out_.for_each([&](SegmentId id, std::uint64_t offset, std::uint64_t bytes) {
+    if (auto segment = stub_segments_.find(id)) live[id].emplace_back(segment->data() + offset, bytes);
+  });
+  for (auto& [id, ranges] : live) {
+    auto segment = stub_segments_.find(id);
+    mappings.push_back({segment->fd(), segment->data(), segment->bytes(), std::move(ranges)});
+  }
 }
 
 void StubLink::on_segment(const Segment& segment) {

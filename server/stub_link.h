@@ -34,7 +34,7 @@ struct LinkOptions {
 };
 
 // Thread-safe. Held by shared_ptr: leases of answers refer to it weakly.
-class StubLink : public std::enable_shared_from_this<StubLink>, private HostArena::Subscriber {
+class StubLink : public std::enable_shared_from_this<StubLink>, private HostArena::Subscriber, private ForkParticipant {
  public:
   // `socket` is our end of the control socket, past the stub's Hello. Sends Welcome, the ring and the host
   // arena's segments, and starts the background reader.
@@ -87,6 +87,11 @@ class StubLink : public std::enable_shared_from_this<StubLink>, private HostAren
   StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket, std::shared_ptr<SegmentAuthority> segments,
            std::shared_ptr<HostArena> host, InstanceEvents& events, std::shared_ptr<Logger> logger);
   Result<void> start();
+  // What callers hold of the stub's arena is theirs in a forked child too.
+  void before_fork() noexcept override { mutex_.lock(); }
+  void collect(std::vector<Mapping>& mappings) override;
+  void after_fork_parent() noexcept override { mutex_.unlock(); }
+  void after_fork_child() noexcept override { mutex_.unlock(); }
   void on_segment(const Segment& segment) override;
   void on_segment_dropped(SegmentId id) override;
 
@@ -146,6 +151,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>, private HostAren
 
   // Used by the one thread that reads.
   std::vector<protocol::MemoryRef> claims_;
+
+  std::shared_ptr<void> fork_registration_;  // last: let go of first
 };
 
 }  // namespace tensorferry::server

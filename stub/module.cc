@@ -175,6 +175,7 @@ PyObject* open_link(PyObject*, PyObject* args) {
   if (!link) return raise(link.error());
   link_ = link->release();
   holdings_ = new Holdings(*link_);
+  holdings_->set_disown(disown_allocator);
   generation_ = fork_generation();
   return text(link_->instance()).release();
 }
@@ -240,8 +241,8 @@ struct PlannedResponse {
 struct Answer {
   OutputPlan plan;
   std::vector<PlannedResponse> responses;
-  std::uint64_t copied = 0;
 };
+std::uint64_t reported_copies = 0;  // bytes copied that the server knows of
 constexpr const char* kAnswer = "_ferry_stub.answer";
 
 void delete_answer(PyObject* capsule) { delete static_cast<Answer*>(PyCapsule_GetPointer(capsule, kAnswer)); }
@@ -273,8 +274,7 @@ bool plan_output(Answer& answer, PlannedResponse& response, PyObject* tuple) {
 
 // plan([(request number, error or None, code, [output...])...]) -> capsule
 PyObject* plan(PyObject*, PyObject* list) {
-  auto copied = copy_counts().bytes_of(CopyKind::Host);
-  auto answer = std::make_unique<Answer>(Answer{OutputPlan(*holdings_), {}, copied});
+  auto answer = std::make_unique<Answer>(Answer{OutputPlan(*holdings_), {}});
   for (Py_ssize_t i = 0; i < PyList_Size(list); ++i) {
     unsigned long long number = 0;
     PyObject *error = nullptr, *outputs = nullptr;
@@ -342,7 +342,8 @@ PyObject* send(PyObject*, PyObject* args) {
   message.responses = responses;
   message.releases = releases;
   message.execute_ns = execute_ns;
-  message.copied_bytes = copy_counts().bytes_of(CopyKind::Host) - answer->copied;
+  const std::uint64_t copied = copy_counts().bytes_of(CopyKind::Host);
+  message.copied_bytes = copied - std::exchange(reported_copies, copied);
   auto sent = without_gil([&] { return link_->respond(message); });
   if (!sent) return raise(sent.error());
   Py_RETURN_NONE;

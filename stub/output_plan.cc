@@ -25,6 +25,23 @@ void Holdings::drop_block(const Block& block) {
   }
 }
 
+void Holdings::collect(std::vector<Mapping>& mappings) {
+  collect_arena(link_.arena(), mappings);
+  std::map<SegmentId, Mapping> by_segment;
+  for (const auto& [address, input] : inputs_) {
+    if (!input->mapping) continue;
+    Segment& segment = *input->mapping;
+    Mapping& mapping = by_segment.try_emplace(segment.id(), Mapping{segment.fd(), segment.data(), segment.bytes(), {}}).first->second;
+    mapping.live.emplace_back(input->data, input->bytes);
+  }
+  for (auto& [id, mapping] : by_segment) mappings.push_back(std::move(mapping));
+}
+
+void Holdings::after_fork_child() noexcept {
+  link_.arena().unlock_after_fork();
+  if (disown_) disown_();
+}
+
 OutputPlan::~OutputPlan() {
   // Not settled (an error came in between): what was freed meanwhile goes back now.
   for (auto& [lease, named] : holdings_.named_inputs_) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <tensorferry/transport/arena.h>
+#include <tensorferry/transport/fork_guard.h>
 
 #include <cstdint>
 #include <map>
@@ -15,9 +16,11 @@
 namespace tensorferry::stub {
 
 // The inputs that Python holds, by address, and what is decided about blocks while a batch is answered.
-class Holdings {
+class Holdings : private ForkParticipant {
  public:
-  explicit Holdings(StubLink& link) : link_(link) {}
+  explicit Holdings(StubLink& link) : link_(link), fork_registration_(register_fork_participant(*this)) {}
+  // Called in a forked child, where nothing may be taken from the arena or given back.
+  void set_disown(void (*disown)() noexcept) { disown_ = disown; }
 
   void add_input(const InputMemory& memory);
   // Python let go of an input / NumPy freed an arena block: given back, unless the batch being answered names it.
@@ -31,10 +34,17 @@ class Holdings {
   struct Named {
     bool freed = false;
   };
+  void before_fork() noexcept override { link_.arena().lock_for_fork(); }
+  void collect(std::vector<Mapping>& mappings) override;
+  void after_fork_parent() noexcept override { link_.arena().unlock_after_fork(); }
+  void after_fork_child() noexcept override;
+
   StubLink& link_;
   std::map<std::uintptr_t, const InputMemory*> inputs_;
   std::unordered_map<std::uint64_t, Named> named_inputs_;  // by lease
   std::unordered_map<BlockId, Named> named_blocks_;
+  void (*disown_)() noexcept = nullptr;
+  std::shared_ptr<void> fork_registration_;
 };
 
 class OutputPlan {

@@ -327,6 +327,17 @@ std::vector<std::shared_ptr<Segment>> Arena::segments() const {
   return result;
 }
 
+std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>> Arena::live_ranges_locked() const {
+  std::map<SegmentId, std::vector<std::span<std::byte>>> ranges;
+  for (const auto& [address, index] : impl_->live) {
+    const Slot& slot = impl_->slots[index];
+    ranges[slot.segment].emplace_back(slot.data, slot.asked);
+  }
+  std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>> result;
+  for (auto& [id, live] : ranges) result.emplace_back(impl_->segments.at(id), std::move(live));
+  return result;
+}
+
 void Arena::lock_for_fork() noexcept { impl_->mutex.lock(); }
 void Arena::unlock_after_fork() noexcept { impl_->mutex.unlock(); }
 

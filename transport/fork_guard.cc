@@ -109,6 +109,12 @@ std::shared_ptr<void> register_fork_participant(ForkParticipant& participant) {
   });
 }
 
+void collect_arena(const Arena& arena, std::vector<ForkParticipant::Mapping>& mappings) {
+  for (auto& [segment, live] : arena.live_ranges_locked()) {
+    mappings.push_back({segment->fd(), segment->data(), segment->bytes(), std::move(live)});
+  }
+}
+
 std::uint64_t fork_generation() noexcept { return generation.load(std::memory_order_relaxed); }
 
 }  // namespace tensorferry

@@ -46,7 +46,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
                 def one(self, x):
             """
-        text = textwrap.dedent(source) + textwrap.indent(textwrap.dedent(body), " " * 8) + textwrap.dedent(extra)
+        text = textwrap.dedent(source) + textwrap.indent(textwrap.dedent(body), " " * 8) + "\n" + extra
         (folder / "model.py").write_text(text)
         server = tensorferry.Server(tmp_path)
         servers.append(server)

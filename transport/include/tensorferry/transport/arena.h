@@ -18,6 +18,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace tensorferry {
@@ -89,8 +91,10 @@ class Arena {
   const ArenaOptions& options() const noexcept;
   std::vector<std::shared_ptr<Segment>> segments() const;
 
-  // Around fork() in a process that has other threads: nobody may hold the lock meanwhile.
+  // Around fork() in a process that has other threads: nobody may hold the lock meanwhile. In between,
+  // live_ranges_locked() tells for each segment what of it is in use.
   void lock_for_fork() noexcept;
+  std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>> live_ranges_locked() const;
   void unlock_after_fork() noexcept;
 
  private:

@@ -5,6 +5,7 @@
 // In a process that forked, shared structures of the parent are void: forked_since(generation) tells.
 #pragma once
 
+#include <tensorferry/transport/arena.h>
 #include <tensorferry/transport/segment.h>
 
 #include <cstddef>
@@ -33,6 +34,9 @@ class ForkParticipant {
   virtual void after_fork_parent() noexcept = 0;
   virtual void after_fork_child() noexcept = 0;  // let go of descriptors and locks; the child has one thread
 };
+
+// What an arena has in use, as mappings; between its lock_for_fork() and unlock_after_fork().
+void collect_arena(const Arena& arena, std::vector<ForkParticipant::Mapping>& mappings);
 
 // Registers until the handle is dropped. Installs the process's pthread_atfork handlers on first use.
 std::shared_ptr<void> register_fork_participant(ForkParticipant& participant);

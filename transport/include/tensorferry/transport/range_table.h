@@ -23,6 +23,11 @@ class RangeTable {
   std::size_t size() const noexcept { return by_lease_.size(); }
   std::size_t bytes() const noexcept { return bytes_; }
   bool empty() const noexcept { return by_lease_.empty(); }
+  // Calls `visit(segment, offset, bytes)` for each range.
+  template <class Visit>
+  void for_each(Visit&& visit) const {
+    for (const Range& range : sorted_) visit(range.segment, range.offset, range.bytes);
+  }
 
  private:
   struct Range {
