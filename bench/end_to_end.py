@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from peers import Array, PipePeer, SharedMemoryPeer, Unavailable, ZmqPeer
-from report import svg, table
 
 import tensorferry
+from peers import Array, PipePeer, SharedMemoryPeer, Unavailable, ZmqPeer
+from report import svg, table
 
 HERE = Path(__file__).resolve().parent
 SIZES = [4, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20, 256 << 20]

@@ -47,9 +47,7 @@ class _ProcessPeer:
         self._process.start()
         theirs.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._pipe.send(None)
         assert self._process is not None
         self._process.join(10)

@@ -17,8 +17,8 @@ Function find(void* library, const char* name) {
 }
 
 std::unexpected<Error> refused(const char* function, int code) {
-  return failure(ErrorCode::Unavailable,
-                 std::string("the CUDA driver refused ") + function + " with code " + std::to_string(code));
+  return failure(ErrorCode::Unavailable, std::string("the CUDA driver refused ") + function +
+                                             " with code " + std::to_string(code));
 }
 
 }  // namespace

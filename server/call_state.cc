@@ -4,7 +4,8 @@
 
 namespace tensorferry::server {
 
-void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request, std::function<void()> on_done) {
+void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
+                        std::function<void()> on_done) {
   scheduler_ = std::move(scheduler);
   std::swap(request_, request);  // keeps the memory of both
   error_.reset();
@@ -46,7 +47,8 @@ void CallState::finish(const Error* error) noexcept {
   }
   auto took = std::chrono::steady_clock::now() - submitted_;
   scheduler_->count_finished(error ? std::optional(error->code) : std::nullopt, took);
-  // After the signal the waiting thread may reuse this object, so the callback and the lock come first.
+  // After the signal the waiting thread may reuse this object, so the callback and the lock come
+  // first.
   std::function<void()> on_done = std::move(on_done_);
   on_done_ = {};
   auto self = shared_from_this();

@@ -24,7 +24,8 @@ class Scheduler;
 class CallState final : public Execution, public std::enable_shared_from_this<CallState> {
  public:
   // New or reused: nobody else may hold it.
-  void prepare(std::shared_ptr<Scheduler> scheduler, Request&& request, std::function<void()> on_done);
+  void prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
+               std::function<void()> on_done);
   // Makes a finished one ready to be pooled: lets go of everything but memory.
   void recycle();
 

@@ -20,14 +20,16 @@ class Execution {
   virtual const Request& request() const noexcept = 0;
   // Where the next response is put together before respond(); reused from one to the next.
   virtual Response& response() noexcept = 0;
-  // A response is in response(), or `error` is set, or (both not, `empty`) only the flags matter. 0..n times, the
-  // last one with `final`. Called by the thread that reads the stub's ring: must not block or wait on the stub.
+  // A response is in response(), or `error` is set, or (both not, `empty`) only the flags matter.
+  // 0..n times, the last one with `final`. Called by the thread that reads the stub's ring: must
+  // not block or wait on the stub.
   virtual void respond(const Error* error, bool empty, bool final) noexcept = 0;
 };
 
 using Batch = std::vector<std::shared_ptr<Execution>>;
 
-// What an instance tells whoever feeds it. Calls come from reading and supervising threads, without locks held.
+// What an instance tells whoever feeds it. Calls come from reading and supervising threads, without
+// locks held.
 class InstanceEvents {
  public:
   virtual ~InstanceEvents() = default;

@@ -33,7 +33,8 @@ std::string find_in_path(const std::string& name) {
   return name;
 }
 
-// The interpreter of an environment's folder: a venv's, a conda environment's, or an installation prefix.
+// The interpreter of an environment's folder: a venv's, a conda environment's, or an installation
+// prefix.
 std::string interpreter_in(const fs::path& folder) {
   for (const char* name : {"bin/python", "bin/python3"}) {
     if (is_executable(folder / name)) return (folder / name).string();
@@ -41,11 +42,12 @@ std::string interpreter_in(const fs::path& folder) {
   return {};
 }
 
-std::unexpected<Error> not_found(const ModelConfig& config, const std::string& key, const std::string& path,
-                                 const std::string& what) {
-  return std::unexpected(Error{ErrorCode::NotFound,
-                               "parameter " + key + " of model '" + config.name + "' names '" + path + "': " + what,
-                               {config.name, {}, {}}});
+std::unexpected<Error> not_found(const ModelConfig& config, const std::string& key,
+                                 const std::string& path, const std::string& what) {
+  return std::unexpected(
+      Error{ErrorCode::NotFound,
+            "parameter " + key + " of model '" + config.name + "' names '" + path + "': " + what,
+            {config.name, {}, {}}});
 }
 
 const std::string* parameter(const ModelConfig& config, const std::string& key) {
@@ -69,9 +71,10 @@ Result<StubCommand> stub_command(const ModelConfig& config, const fs::path& mode
   command.launcher = payload / "launch.py";
   std::error_code ignored;
   if (!fs::exists(command.launcher, ignored)) {
-    return failure(ErrorCode::NotFound, "the stub's payload has no '" + command.launcher.string() +
-                                            "': set ServerOptions::payload or TENSORFERRY_PAYLOAD to the installed "
-                                            "package's payload folder");
+    return failure(ErrorCode::NotFound,
+                   "the stub's payload has no '" + command.launcher.string() +
+                       "': set ServerOptions::payload or TENSORFERRY_PAYLOAD to the installed "
+                       "package's payload folder");
   }
   for (const char* key : {"TENSORFERRY_PYTHON", "EXECUTION_ENV_PATH"}) {
     const std::string* value = parameter(config, key);
@@ -80,15 +83,17 @@ Result<StubCommand> stub_command(const ModelConfig& config, const fs::path& mode
     if (fs::is_directory(path, ignored)) {
       command.interpreter = interpreter_in(path);
       if (command.interpreter.empty()) {
-        return not_found(config, key, path.string(), "that folder has no bin/python that can be run");
+        return not_found(config, key, path.string(),
+                         "that folder has no bin/python that can be run");
       }
       activate(command, fs::absolute(path, ignored));
       return command;
     }
     if (std::string_view(key) == "EXECUTION_ENV_PATH") {
       return not_found(config, key, path.string(),
-                       fs::exists(path, ignored) ? "it is no folder; unpack the archive and name the folder"
-                                                 : "there is no such folder");
+                       fs::exists(path, ignored)
+                           ? "it is no folder; unpack the archive and name the folder"
+                           : "there is no such folder");
     }
     command.interpreter = find_in_path(path.string());
     if (!is_executable(command.interpreter)) {
@@ -98,9 +103,10 @@ Result<StubCommand> stub_command(const ModelConfig& config, const fs::path& mode
   }
   command.interpreter = find_in_path(default_python.empty() ? "python3" : default_python);
   if (!is_executable(command.interpreter)) {
-    return failure(ErrorCode::NotFound, "the interpreter '" + command.interpreter +
-                                            "' does not exist or can't be run: install Python 3.8 or later, or set "
-                                            "ServerOptions::python, or the model's parameter TENSORFERRY_PYTHON");
+    return failure(ErrorCode::NotFound,
+                   "the interpreter '" + command.interpreter +
+                       "' does not exist or can't be run: install Python 3.8 or later, or set "
+                       "ServerOptions::python, or the model's parameter TENSORFERRY_PYTHON");
   }
   return command;
 }

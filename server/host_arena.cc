@@ -27,7 +27,8 @@ Result<std::shared_ptr<Segment>> HostArena::grow(std::size_t bytes) {
 Result<Buffer> HostArena::allocate(std::size_t bytes) {
   auto block = arena_.allocate(bytes);
   if (!block) return std::unexpected(block.error());
-  return Buffer::shared(block->data, bytes, std::make_shared<HostBlock>(shared_from_this(), block->id));
+  return Buffer::shared(block->data, bytes,
+                        std::make_shared<HostBlock>(shared_from_this(), block->id));
 }
 
 Buffer HostArena::hold(BlockId block, std::byte* data, std::size_t bytes) {

@@ -1,5 +1,5 @@
-// The arena of one model in the server: what callers fill and give, mapped by every stub of that model and
-// by no other.
+// The arena of one model in the server: what callers fill and give, mapped by every stub of that
+// model and by no other.
 #pragma once
 
 #include <tensorferry/server/buffer.h>
@@ -58,7 +58,8 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
 // One hold on a block of a host arena.
 class HostBlock final : public BufferHolder {
  public:
-  HostBlock(std::shared_ptr<HostArena> arena, BlockId block) : arena_(std::move(arena)), block_(block) {}
+  HostBlock(std::shared_ptr<HostArena> arena, BlockId block)
+      : arena_(std::move(arena)), block_(block) {}
   // In a forked child the memory is a private copy, and the books are the parent's.
   ~HostBlock() override {
     if (fork_generation() == generation_) arena_->arena().release(block_);

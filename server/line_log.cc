@@ -18,7 +18,8 @@ bool LineLog::read_from(int fd) {
     if (got == 0) return false;
     total += static_cast<std::size_t>(got);
     std::string_view rest(buffer, static_cast<std::size_t>(got));
-    for (std::size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
+    for (std::size_t end; (end = rest.find('\n')) != std::string_view::npos;
+         rest.remove_prefix(end + 1)) {
       partial_ += rest.substr(0, end);
       line(partial_);
       partial_.clear();

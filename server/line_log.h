@@ -1,5 +1,5 @@
-// A stub's stdout or stderr: bytes from a pipe become log lines, and the last of them are remembered as
-// the process's last words.
+// A stub's stdout or stderr: bytes from a pipe become log lines, and the last of them are
+// remembered as the process's last words.
 #pragma once
 
 #include <tensorferry/transport/log.h>
@@ -17,8 +17,8 @@ class LineLog {
   // `source` tags the lines ("add_sub_0_0 stdout").
   LineLog(std::shared_ptr<Logger> logger, LogLevel level, std::string source);
 
-  // Reads what is there without blocking; false at EOF. At most `kBytesPerCall` per call, so that a model that prints
-  // without end cannot keep its supervisor busy.
+  // Reads what is there without blocking; false at EOF. At most `kBytesPerCall` per call, so that a
+  // model that prints without end cannot keep its supervisor busy.
   bool read_from(int fd);
   // Logs an unfinished last line.
   void finish();

@@ -34,8 +34,12 @@ class Text {
     name_ = name;
     out_ += "# HELP " + name_ + " " + help + "\n# TYPE " + name_ + " " + type + "\n";
   }
-  void sample(const std::string& labels, const std::string& value) { out_ += name_ + "{" + labels + "} " + value + "\n"; }
-  void sample(const std::string& labels, std::uint64_t value) { sample(labels, std::to_string(value)); }
+  void sample(const std::string& labels, const std::string& value) {
+    out_ += name_ + "{" + labels + "} " + value + "\n";
+  }
+  void sample(const std::string& labels, std::uint64_t value) {
+    sample(labels, std::to_string(value));
+  }
   std::string take() { return std::move(out_); }
 
  private:
@@ -65,8 +69,9 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
   }
   text.family("tensorferry_executions_total", "counter", "Calls of the model's execute().");
   for (const auto& model : models) text.sample(label(model), model.executions);
-  text.family("tensorferry_request_duration_seconds_total", "counter",
-              "Time of all ended requests, by stage: total, queue; execute is per call of execute().");
+  text.family(
+      "tensorferry_request_duration_seconds_total", "counter",
+      "Time of all ended requests, by stage: total, queue; execute is per call of execute().");
   for (const auto& model : models) {
     text.sample(label(model) + ",stage=\"total\"", seconds(model.total_ns));
     text.sample(label(model) + ",stage=\"queue\"", seconds(model.queue_ns));
@@ -83,16 +88,19 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
   }
   text.family("tensorferry_stub_restarts_total", "counter", "Stubs started again after they died.");
   for (const auto& model : models) {
-    for (const auto& instance : model.instances) text.sample(label(model, instance), instance.restarts);
+    for (const auto& instance : model.instances)
+      text.sample(label(model, instance), instance.restarts);
   }
   text.family("tensorferry_stub_pss_bytes", "gauge", "Proportional set size of the stub process.");
   for (const auto& model : models) {
-    for (const auto& instance : model.instances) text.sample(label(model, instance), instance.pss_bytes);
+    for (const auto& instance : model.instances)
+      text.sample(label(model, instance), instance.pss_bytes);
   }
   text.family("tensorferry_copied_bytes_total", "counter", "Payload copied, by process and kind.");
   constexpr std::array kKinds{"inline", "host", "h2d", "d2h", "d2d", "peer"};
   for (std::size_t kind = 0; kind < kCopyKinds; ++kind) {
-    text.sample(std::string("process=\"server\",kind=\"") + kKinds[kind] + "\"", copies.bytes[kind]);
+    text.sample(std::string("process=\"server\",kind=\"") + kKinds[kind] + "\"",
+                copies.bytes[kind]);
   }
   for (const auto& model : models) {
     text.sample("process=\"stub\",kind=\"host\"," + label(model), model.stub_copied_bytes);

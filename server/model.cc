@@ -40,10 +40,11 @@ Result<void> Model::infer(Request& request, Response& response, const Deadline& 
   auto call = state_->submit(std::move(request), {});
   if (!call) return std::unexpected(call.error());
   if (!(*call)->wait(deadline)) {
-    (*call)->cancel(ErrorCode::DeadlineExceeded, "no answer from model '" + name() +
-                                                     "' within the request's timeout; it was cancelled (the stub is "
-                                                     "left alone: set TENSORFERRY_EXECUTE_TIMEOUT_S to have a hung one "
-                                                     "killed)");
+    (*call)->cancel(ErrorCode::DeadlineExceeded,
+                    "no answer from model '" + name() +
+                        "' within the request's timeout; it was cancelled (the stub is "
+                        "left alone: set TENSORFERRY_EXECUTE_TIMEOUT_S to have a hung one "
+                        "killed)");
   }
   Result<void> taken = (*call)->take(response);
   state_->recycle(std::move(*call));

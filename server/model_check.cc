@@ -21,7 +21,8 @@ std::string names_of(const auto& tensors) {
 }
 
 std::unexpected<Error> wrong(const std::string& model, const Request& request, std::string what) {
-  return std::unexpected(Error{ErrorCode::InvalidArgument, std::move(what), {model, {}, request.id}});
+  return std::unexpected(
+      Error{ErrorCode::InvalidArgument, std::move(what), {model, {}, request.id}});
 }
 
 }  // namespace
@@ -31,28 +32,38 @@ Result<void> ModelState::check(const Request& request, std::int64_t& batch) cons
   const ModelConfig& config = source_.config;
   batch = config.max_batch_size > 0 ? -1 : 1;
   for (const Tensor& tensor : request.inputs) {
-    auto input = std::ranges::find(config.inputs, tensor.name, [](const auto& spec) -> const std::string& { return spec.name; });
+    auto input =
+        std::ranges::find(config.inputs, tensor.name,
+                          [](const auto& spec) -> const std::string& { return spec.name; });
     if (input == config.inputs.end()) {
-      return wrong(name(), request, "unexpected inference input '" + tensor.name + "': model '" + name() +
-                                        "' has inputs " + names_of(config.inputs));
+      return wrong(name(), request,
+                   "unexpected inference input '" + tensor.name + "': model '" + name() +
+                       "' has inputs " + names_of(config.inputs));
     }
     if (tensor.dtype != input->dtype) {
-      return wrong(name(), request, "inference input '" + tensor.name + "' has dtype " + to_string(tensor.dtype) +
-                                        ", model '" + name() + "' expects " + to_string(input->dtype));
+      return wrong(name(), request,
+                   "inference input '" + tensor.name + "' has dtype " + to_string(tensor.dtype) +
+                       ", model '" + name() + "' expects " + to_string(input->dtype));
     }
     std::span<const std::int64_t> shape(tensor.shape);
     if (config.max_batch_size > 0) {
       if (shape.empty()) {
-        return wrong(name(), request, "inference input '" + tensor.name + "' needs a batch dimension in front: model '" +
-                                          name() + "' has max_batch_size " + std::to_string(config.max_batch_size));
+        return wrong(name(), request,
+                     "inference input '" + tensor.name +
+                         "' needs a batch dimension in front: model '" + name() +
+                         "' has max_batch_size " + std::to_string(config.max_batch_size));
       }
       if (shape[0] < 1 || shape[0] > config.max_batch_size) {
-        return wrong(name(), request, "inference input '" + tensor.name + "' has batch size " + std::to_string(shape[0]) +
-                                          ", model '" + name() + "' takes 1 to " + std::to_string(config.max_batch_size));
+        return wrong(name(), request,
+                     "inference input '" + tensor.name + "' has batch size " +
+                         std::to_string(shape[0]) + ", model '" + name() + "' takes 1 to " +
+                         std::to_string(config.max_batch_size));
       }
       if (batch >= 0 && batch != shape[0]) {
-        return wrong(name(), request, "inference input '" + tensor.name + "' has batch size " + std::to_string(shape[0]) +
-                                          ", another input of the request has " + std::to_string(batch));
+        return wrong(name(), request,
+                     "inference input '" + tensor.name + "' has batch size " +
+                         std::to_string(shape[0]) + ", another input of the request has " +
+                         std::to_string(batch));
       }
       batch = shape[0];
       shape = shape.subspan(1);
@@ -62,32 +73,40 @@ Result<void> ModelState::check(const Request& request, std::int64_t& batch) cons
       fits = input->dims[i] == -1 ? shape[i] >= 0 : shape[i] == input->dims[i];
     }
     if (!fits) {
-      return wrong(name(), request, "inference input '" + tensor.name + "' has shape " + shape_text(tensor.shape) +
-                                        ", model '" + name() + "' expects " +
-                                        (config.max_batch_size > 0 ? "a batch of " : "") + shape_text(input->dims));
+      return wrong(name(), request,
+                   "inference input '" + tensor.name + "' has shape " + shape_text(tensor.shape) +
+                       ", model '" + name() + "' expects " +
+                       (config.max_batch_size > 0 ? "a batch of " : "") + shape_text(input->dims));
     }
     auto count = element_count(tensor.shape);
-    if (!count) return wrong(name(), request, "inference input '" + tensor.name + "': " + count.error().message);
+    if (!count)
+      return wrong(name(), request,
+                   "inference input '" + tensor.name + "': " + count.error().message);
     std::size_t expected = static_cast<std::size_t>(*count) * element_bytes(tensor.dtype);
     if (!tensor.dtype.is_bytes() && tensor.data.size() != expected) {
-      return wrong(name(), request, "inference input '" + tensor.name + "' has " + std::to_string(tensor.data.size()) +
-                                        " bytes of data, its shape " + shape_text(tensor.shape) + " takes " +
-                                        std::to_string(expected));
+      return wrong(name(), request,
+                   "inference input '" + tensor.name + "' has " +
+                       std::to_string(tensor.data.size()) + " bytes of data, its shape " +
+                       shape_text(tensor.shape) + " takes " + std::to_string(expected));
     }
   }
   for (const auto& input : config.inputs) {
     auto given = std::ranges::count(request.inputs, input.name, &Tensor::name);
     if (given == 0 && !input.optional) {
-      return wrong(name(), request, "inference input '" + input.name + "' is missing: model '" + name() + "' needs " +
-                                        names_of(config.inputs));
+      return wrong(name(), request,
+                   "inference input '" + input.name + "' is missing: model '" + name() +
+                       "' needs " + names_of(config.inputs));
     }
-    if (given > 1) return wrong(name(), request, "inference input '" + input.name + "' is given twice");
+    if (given > 1)
+      return wrong(name(), request, "inference input '" + input.name + "' is given twice");
   }
   for (const std::string& output : request.outputs) {
-    if (std::ranges::find(config.outputs, output, [](const auto& spec) -> const std::string& { return spec.name; }) ==
-        config.outputs.end()) {
-      return wrong(name(), request, "unexpected inference output '" + output + "': model '" + name() + "' has outputs " +
-                                        names_of(config.outputs));
+    if (std::ranges::find(config.outputs, output, [](const auto& spec) -> const std::string& {
+          return spec.name;
+        }) == config.outputs.end()) {
+      return wrong(name(), request,
+                   "unexpected inference output '" + output + "': model '" + name() +
+                       "' has outputs " + names_of(config.outputs));
     }
   }
   if (batch < 0) batch = 1;

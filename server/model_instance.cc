@@ -13,7 +13,8 @@ Deadline after(std::chrono::milliseconds time) {
   return time.count() > 0 ? Deadline(Clock::now() + time) : Deadline{};
 }
 
-// Proportional set size: pages shared with others count by their share. 0 where the kernel doesn't tell.
+// Proportional set size: pages shared with others count by their share. 0 where the kernel doesn't
+// tell.
 std::size_t pss_bytes(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/smaps_rollup");
   for (std::string key; file >> key;) {
@@ -26,8 +27,8 @@ std::size_t pss_bytes(pid_t pid) {
 }  // namespace
 
 ModelInstance::ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments,
-                             std::shared_ptr<HostArena> host, InstanceEvents& events, std::shared_ptr<Logger> logger,
-                             LinkChanged link_changed)
+                             std::shared_ptr<HostArena> host, InstanceEvents& events,
+                             std::shared_ptr<Logger> logger, LinkChanged link_changed)
     : spec_(std::move(spec)),
       segments_(std::move(segments)),
       host_(std::move(host)),
@@ -82,7 +83,8 @@ void ModelInstance::supervise() {
     if (stopped || stopping_) break;
     auto delay = restart_policy_.next_delay(std::chrono::steady_clock::now() - born);
     set_state("waiting to restart", 0, nullptr);
-    logger_->warning(name(), "its stub is started again in " + std::to_string(delay.count()) + " ms");
+    logger_->warning(name(),
+                     "its stub is started again in " + std::to_string(delay.count()) + " ms");
     if (!sleep_unless_stopped(delay)) break;
     restarts_.fetch_add(1);
     set_state("starting", 0, nullptr);
@@ -96,10 +98,12 @@ Result<void> ModelInstance::load(StubSession& session) {
   if (spec_.on_completed) {
     auto completed = session.auto_complete(spec_.model_path, spec_.config_to_complete, deadline);
     if (!completed) {
-      completed.error().message = "Failed to initialize Python stub for auto-complete: " + completed.error().message;
+      completed.error().message =
+          "Failed to initialize Python stub for auto-complete: " + completed.error().message;
       return std::unexpected(completed.error());
     }
-    auto on_completed = std::exchange(spec_.on_completed, nullptr);  // a restart loads with the same config
+    auto on_completed =
+        std::exchange(spec_.on_completed, nullptr);  // a restart loads with the same config
     auto args = on_completed(std::move(*completed));
     if (!args) return std::unexpected(args.error());
     spec_.args = std::move(*args);
@@ -113,7 +117,8 @@ Result<void> ModelInstance::load(StubSession& session) {
 }
 
 bool ModelInstance::live_once() {
-  auto session = StubSession::start(spec_.command, spec_.link, segments_, host_, events_, logger_, stop_.get());
+  auto session = StubSession::start(spec_.command, spec_.link, segments_, host_, events_, logger_,
+                                    stop_.get());
   Result<void> loaded;
   if (session) {
     set_state("starting", (*session)->pid(), (*session)->link());

@@ -1,5 +1,5 @@
-// One instance of a model: a supervisor thread that starts its stub, watches it, and starts it again with
-// backoff when it died. Knows neither queue nor repository.
+// One instance of a model: a supervisor thread that starts its stub, watches it, and starts it
+// again with backoff when it died. Knows neither queue nor repository.
 #pragma once
 
 #include <tensorferry/server/model.h>
@@ -19,13 +19,13 @@
 namespace tensorferry::server {
 
 struct InstanceSpec {
-  LinkOptions link;         // names, index, sizes
+  LinkOptions link;  // names, index, sizes
   StubCommand command;
-  std::string model_path;   // of model.py
-  std::string args;         // JSON for initialize()
-  // Set for the instance that completes the model's config first: the config as it stands, and what makes
-  // `args` out of what auto_complete_config returned. Called exactly once, on the supervisor's thread; with an error
-  // when the stub failed before that.
+  std::string model_path;  // of model.py
+  std::string args;        // JSON for initialize()
+  // Set for the instance that completes the model's config first: the config as it stands, and what
+  // makes `args` out of what auto_complete_config returned. Called exactly once, on the
+  // supervisor's thread; with an error when the stub failed before that.
   std::string config_to_complete;
   std::function<Result<std::string>(Result<std::string> completed)> on_completed;
   ExecuteLimits limits;
@@ -39,8 +39,9 @@ class ModelInstance {
   // Called with a stub's link when it is ready for batches, and with nullptr when it no longer is.
   using LinkChanged = std::function<void(std::shared_ptr<StubLink>)>;
 
-  ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<HostArena> host,
-                InstanceEvents& events, std::shared_ptr<Logger> logger, LinkChanged link_changed);
+  ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments,
+                std::shared_ptr<HostArena> host, InstanceEvents& events,
+                std::shared_ptr<Logger> logger, LinkChanged link_changed);
   ~ModelInstance();  // stop() and join()
   ModelInstance(const ModelInstance&) = delete;
   ModelInstance& operator=(const ModelInstance&) = delete;
@@ -75,8 +76,8 @@ class ModelInstance {
   UniqueFd stop_;  // eventfd
 
   std::promise<Result<void>> first_;
-  bool first_reported_ = false;  // supervisor's thread
-  RestartPolicy restart_policy_; // supervisor's thread
+  bool first_reported_ = false;   // supervisor's thread
+  RestartPolicy restart_policy_;  // supervisor's thread
   std::atomic<bool> ready_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<std::uint64_t> restarts_{0};

@@ -20,8 +20,10 @@ SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_qu
   if (config.dynamic_batching && config.max_batch_size > 0) {
     options.dynamic_batching = true;
     options.preferred_batch_sizes = config.dynamic_batching->preferred_batch_size;
-    options.max_queue_delay = std::chrono::microseconds(config.dynamic_batching->max_queue_delay_us);
-    if (config.dynamic_batching->max_queue_size > 0) options.max_queue = config.dynamic_batching->max_queue_size;
+    options.max_queue_delay =
+        std::chrono::microseconds(config.dynamic_batching->max_queue_delay_us);
+    if (config.dynamic_batching->max_queue_size > 0)
+      options.max_queue = config.dynamic_batching->max_queue_size;
     options.depth = 1;  // a batch that waits in a stub's ring could have grown here
   }
   return options;
@@ -31,13 +33,14 @@ SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_qu
 std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std::string& key) {
   auto it = config.parameters.find(key);
   if (it == config.parameters.end()) return {};
-  return std::chrono::milliseconds(static_cast<std::int64_t>(std::strtod(it->second.c_str(), nullptr) * 1000));
+  return std::chrono::milliseconds(
+      static_cast<std::int64_t>(std::strtod(it->second.c_str(), nullptr) * 1000));
 }
 
 }  // namespace
 
-ModelState::ModelState(ModelSource source, const ServerOptions& options, std::shared_ptr<SegmentAuthority> segments,
-                       std::shared_ptr<Logger> logger)
+ModelState::ModelState(ModelSource source, const ServerOptions& options,
+                       std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger)
     : source_(std::move(source)),
       options_(options),
       segments_(std::move(segments)),
@@ -45,10 +48,12 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options, std::sh
       host_(std::make_shared<HostArena>(segments_, arena_options(options))),
       generation_(fork_generation()) {}
 
-Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source, const ServerOptions& options,
+Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
+                                                     const ServerOptions& options,
                                                      std::shared_ptr<SegmentAuthority> segments,
                                                      std::shared_ptr<Logger> logger) {
-  std::shared_ptr<ModelState> state(new ModelState(std::move(source), options, std::move(segments), std::move(logger)));
+  std::shared_ptr<ModelState> state(
+      new ModelState(std::move(source), options, std::move(segments), std::move(logger)));
   if (auto started = state->start(); !started) {
     state->unload(std::chrono::milliseconds(0));
     return std::unexpected(started.error());
@@ -65,7 +70,8 @@ std::vector<ModelState::Placement> ModelState::placements() const {
   const ModelConfig& config = source_.config;
   for (std::size_t group = 0; group < config.instance_groups.size(); ++group) {
     const auto& entry = config.instance_groups[group];
-    std::string prefix = entry.name.empty() ? source_.name + "_" + std::to_string(group) : entry.name;
+    std::string prefix =
+        entry.name.empty() ? source_.name + "_" + std::to_string(group) : entry.name;
     std::vector<std::int64_t> devices(entry.gpus.begin(), entry.gpus.end());
     if (devices.empty()) devices.push_back(0);
     std::size_t number = 0;
@@ -107,20 +113,23 @@ Result<InstanceSpec> ModelState::spec(std::size_t index, const Placement& placem
 
 void ModelState::add_instance(InstanceSpec spec) {
   std::size_t index = spec.link.index;
-  instances_.push_back(std::make_unique<ModelInstance>(
-      std::move(spec), segments_, host_, *this, logger_,
-      [this, index](std::shared_ptr<StubLink> link) { scheduler_->set_link(index, std::move(link)); }));
+  instances_.push_back(
+      std::make_unique<ModelInstance>(std::move(spec), segments_, host_, *this, logger_,
+                                      [this, index](std::shared_ptr<StubLink> link) {
+                                        scheduler_->set_link(index, std::move(link));
+                                      }));
 }
 
-// The first stub completes the config, then goes on as the first instance; the others start as soon as the config
-// is known, beside it.
+// The first stub completes the config, then goes on as the first instance; the others start as soon
+// as the config is known, beside it.
 Result<void> ModelState::start() {
   auto first = spec(0, placements().front());
   if (!first) return std::unexpected(first.error());
   std::promise<Result<void>> known;
   first->config_to_complete = source_.config.json;
   first->on_completed = [this, &known](Result<std::string> completed) -> Result<std::string> {
-    Result<void> outcome = completed ? complete_config(*completed) : std::unexpected(completed.error());
+    Result<void> outcome =
+        completed ? complete_config(*completed) : std::unexpected(completed.error());
     std::string args = outcome ? initialize_args(placements().front()) : "";
     known.set_value(outcome);
     if (!outcome) return std::unexpected(outcome.error());
@@ -145,14 +154,16 @@ Result<void> ModelState::complete_config(const std::string& completed) {
   auto config = ModelConfig::from_json(completed, source_.name);
   if (!config) return std::unexpected(config.error());
   source_.config = std::move(*config);
-  scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue), placements().size());
+  scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue),
+                                           placements().size());
   return {};
 }
 
 void ModelState::unload(std::chrono::milliseconds drain_timeout) {
   std::call_once(unloaded_, [&] {
     unloading_.store(true);
-    Error closed{ErrorCode::Closed, "model '" + source_.name + "' was unloaded", {source_.name, {}, {}}};
+    Error closed{
+        ErrorCode::Closed, "model '" + source_.name + "' was unloaded", {source_.name, {}, {}}};
     if (scheduler_) {
       scheduler_->close(closed);
       scheduler_->drain(Clock::now() + drain_timeout);
@@ -198,13 +209,16 @@ void ModelState::recycle(std::shared_ptr<CallState> call) {
   if (pool_.size() < kPooledCalls) pool_.push_back(std::move(call));
 }
 
-Result<std::shared_ptr<CallState>> ModelState::submit(Request&& request, std::function<void()> on_done) {
+Result<std::shared_ptr<CallState>> ModelState::submit(Request&& request,
+                                                      std::function<void()> on_done) {
   if (fork_generation() != generation_) return std::unexpected(void_after_fork(source_.name));
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
   for (Tensor& input : request.inputs) {
-    // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
-    if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_)) continue;
+    // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted
+    // copy.
+    if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
+      continue;
     auto copy = allocate(input.data.size());
     if (!copy) return std::unexpected(copy.error());
     copy_payload(copy->bytes().data(), input.data.bytes().data(), input.data.size());

@@ -20,15 +20,16 @@ namespace tensorferry::server {
 // What a model is loaded from.
 struct ModelSource {
   std::string name;
-  std::filesystem::path directory;  // <repository>/<model>
-  std::filesystem::path model_file; // <directory>/<version>/model.py
+  std::filesystem::path directory;   // <repository>/<model>
+  std::filesystem::path model_file;  // <directory>/<version>/model.py
   std::int64_t version = 1;
-  ModelConfig config;               // as written; auto_complete_config may add to it
+  ModelConfig config;  // as written; auto_complete_config may add to it
 };
 
 class ModelState final : public InstanceEvents, public std::enable_shared_from_this<ModelState> {
  public:
-  // Starts the stubs and waits until all instances are initialised. Blocks; run several in parallel.
+  // Starts the stubs and waits until all instances are initialised. Blocks; run several in
+  // parallel.
   static Result<std::shared_ptr<ModelState>> load(ModelSource source, const ServerOptions& options,
                                                   std::shared_ptr<SegmentAuthority> segments,
                                                   std::shared_ptr<Logger> logger);
@@ -56,8 +57,8 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   }
 
  private:
-  ModelState(ModelSource source, const ServerOptions& options, std::shared_ptr<SegmentAuthority> segments,
-             std::shared_ptr<Logger> logger);
+  ModelState(ModelSource source, const ServerOptions& options,
+             std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger);
   struct Placement {  // one instance that the config asks for
     std::string name;
     std::string kind;

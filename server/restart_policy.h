@@ -6,8 +6,8 @@
 
 namespace tensorferry::server {
 
-// Exponential backoff: at once after the first death, then doubling; a stub that lived long enough starts the
-// count anew. One thread at a time.
+// Exponential backoff: at once after the first death, then doubling; a stub that lived long enough
+// starts the count anew. One thread at a time.
 class RestartPolicy {
  public:
   using Milliseconds = std::chrono::milliseconds;

@@ -25,11 +25,12 @@ Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
     std::scoped_lock lock(mutex_);
     if (closed_) return std::unexpected(*closed_);
     if (queue_.size() >= options_.max_queue) {
-      return std::unexpected(Error{ErrorCode::QueueFull,
-                                   "the queue of model '" + options_.model + "' is full (" +
-                                       std::to_string(options_.max_queue) +
-                                       " requests): send fewer at a time, or raise max_queue_size in its config",
-                                   {options_.model, {}, call->request().id}});
+      return std::unexpected(
+          Error{ErrorCode::QueueFull,
+                "the queue of model '" + options_.model + "' is full (" +
+                    std::to_string(options_.max_queue) +
+                    " requests): send fewer at a time, or raise max_queue_size in its config",
+                {options_.model, {}, call->request().id}});
     }
     queue_.push_back(call);
     ++counts_.in_flight;
@@ -87,7 +88,8 @@ SchedulerCounts Scheduler::counts() const {
   return counts;
 }
 
-void Scheduler::count_finished(std::optional<ErrorCode> failed, std::chrono::steady_clock::duration took) noexcept {
+void Scheduler::count_finished(std::optional<ErrorCode> failed,
+                               std::chrono::steady_clock::duration took) noexcept {
   std::scoped_lock lock(mutex_);
   if (!failed) {
     ++counts_.succeeded;
@@ -147,7 +149,8 @@ std::size_t Scheduler::batch_length(TimePoint now, std::optional<TimePoint>& aga
     if (length > 0 && total + call->batch_size() > options_.max_batch_size) break;
     total += call->batch_size();
     ++length;
-    if (std::ranges::find(options_.preferred_batch_sizes, total) != options_.preferred_batch_sizes.end()) {
+    if (std::ranges::find(options_.preferred_batch_sizes, total) !=
+        options_.preferred_batch_sizes.end()) {
       preferred_length = length;
     }
   }
@@ -178,7 +181,8 @@ bool Scheduler::next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<
   }
   for (std::size_t i = 0; i < length; ++i) {
     auto& call = queue_.front();
-    counts_.queue_ns += static_cast<std::uint64_t>(std::chrono::nanoseconds(now - call->submitted()).count());
+    counts_.queue_ns +=
+        static_cast<std::uint64_t>(std::chrono::nanoseconds(now - call->submitted()).count());
     batch.push_back(std::move(call));
     queue_.pop_front();
   }
@@ -206,7 +210,8 @@ void Scheduler::dispatch() {
     auto sent = link->execute(batch);
     if (!sent) {
       std::scoped_lock lock(mutex_);
-      if (slots_[instance].link == link) slots_[instance].link = nullptr;  // its supervisor brings the next
+      if (slots_[instance].link == link)
+        slots_[instance].link = nullptr;  // its supervisor brings the next
       for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
         auto call = std::static_pointer_cast<CallState>(*it);
         call->assign(nullptr);

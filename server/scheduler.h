@@ -1,6 +1,7 @@
-// Decides which requests go to which instance, and when. One strategy per model: in order of arrival to
-// the least busy instance, in batches where the config asks for dynamic batching. No thread of its own but
-// for a batching delay: whoever submits a request or reads an answer moves the queue on.
+// Decides which requests go to which instance, and when. One strategy per model: in order of
+// arrival to the least busy instance, in batches where the config asks for dynamic batching. No
+// thread of its own but for a batching delay: whoever submits a request or reads an answer moves
+// the queue on.
 #pragma once
 
 #include <chrono>
@@ -27,7 +28,8 @@ struct SchedulerOptions {
   std::vector<std::int64_t> preferred_batch_sizes;
   std::chrono::microseconds max_queue_delay{0};
   std::size_t max_queue = 65'536;
-  // Batches inside one stub: one that runs and one that waits in its ring, so that it need not wait for us.
+  // Batches inside one stub: one that runs and one that waits in its ring, so that it need not wait
+  // for us.
   std::size_t depth = 2;
 };
 
@@ -58,7 +60,8 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
 
   const std::string& model_name() const noexcept { return options_.model; }
   SchedulerCounts counts() const;
-  void count_finished(std::optional<ErrorCode> failed, std::chrono::steady_clock::duration took) noexcept;
+  void count_finished(std::optional<ErrorCode> failed,
+                      std::chrono::steady_clock::duration took) noexcept;
 
   // InstanceEvents
   void batch_done(std::size_t instance) noexcept override;
@@ -74,7 +77,8 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
 
   void dispatch();
   // Under mutex_: the next batch and its instance, or false. `again` is set to when to look anew.
-  bool next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link, std::optional<TimePoint>& again);
+  bool next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link,
+                  std::optional<TimePoint>& again);
   std::optional<std::size_t> least_busy() const;
   std::size_t batch_length(TimePoint now, std::optional<TimePoint>& again) const;
   void run_timer();

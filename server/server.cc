@@ -22,7 +22,7 @@ struct Server::Impl {
   std::shared_ptr<Logger> logger;
   const std::uint64_t generation = fork_generation();
 
-  std::mutex control;  // one load, unload or shutdown at a time
+  std::mutex control;               // one load, unload or shutdown at a time
   mutable std::shared_mutex mutex;  // guards what follows
   std::map<std::string, std::shared_ptr<ModelState>> models;
   bool closed = false;
@@ -38,7 +38,8 @@ struct Server::Impl {
     auto source = find_model(repository, name);
     if (!source) return std::unexpected(source.error());
     for (const std::string& warning : source->warnings) logger->warning(name, warning);
-    return ModelState::load({source->config.name, source->directory, source->model_file, source->version, source->config},
+    return ModelState::load({source->config.name, source->directory, source->model_file,
+                             source->version, source->config},
                             options, segments, logger);
   }
 
@@ -76,7 +77,8 @@ struct Server::Impl {
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repository, ServerOptions options) {
+Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repository,
+                                              ServerOptions options) {
   auto impl = std::make_unique<Impl>();
   std::error_code error;
   impl->repository = std::filesystem::absolute(repository, error);
@@ -103,7 +105,8 @@ Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repos
 }
 
 Server::~Server() {
-  // In a forked child the threads and stubs are the parent's: nothing may be joined, finalized or closed.
+  // In a forked child the threads and stubs are the parent's: nothing may be joined, finalized or
+  // closed.
   if (fork_generation() != impl_->generation) {
     (void)impl_.release();
     return;
@@ -117,16 +120,19 @@ Result<Model> Server::model(const std::string& name, std::optional<std::int64_t>
   auto it = impl_->models.find(name);
   if (it == impl_->models.end()) {
     std::string loaded;
-    for (const auto& entry : impl_->models) loaded += (loaded.empty() ? "'" : ", '") + entry.first + "'";
-    return std::unexpected(Error{ErrorCode::NotFound,
-                                 "Request for unknown model: '" + name + "' is not loaded (loaded: " +
-                                     (loaded.empty() ? "none" : loaded) + ")",
-                                 {name, {}, {}}});
+    for (const auto& entry : impl_->models)
+      loaded += (loaded.empty() ? "'" : ", '") + entry.first + "'";
+    return std::unexpected(
+        Error{ErrorCode::NotFound,
+              "Request for unknown model: '" + name +
+                  "' is not loaded (loaded: " + (loaded.empty() ? "none" : loaded) + ")",
+              {name, {}, {}}});
   }
   if (version && *version != it->second->version()) {
     return std::unexpected(Error{ErrorCode::NotFound,
-                                 "model '" + name + "' is served in version " + std::to_string(it->second->version()) +
-                                     ", not " + std::to_string(*version),
+                                 "model '" + name + "' is served in version " +
+                                     std::to_string(it->second->version()) + ", not " +
+                                     std::to_string(*version),
                                  {name, {}, {}}});
   }
   return Model(it->second);
@@ -160,7 +166,8 @@ Result<void> Server::unload(const std::string& name) {
   {
     std::unique_lock lock(impl_->mutex);
     auto it = impl_->models.find(name);
-    if (it == impl_->models.end()) return failure(ErrorCode::NotFound, "model '" + name + "' is not loaded");
+    if (it == impl_->models.end())
+      return failure(ErrorCode::NotFound, "model '" + name + "' is not loaded");
     old = std::move(it->second);
     impl_->models.erase(it);
   }

@@ -1,5 +1,5 @@
-// An answer's right to a range of its stub's arena. When it is dropped the stub gets the range back; when
-// the stub is gone before that, the segment itself lives on until the last lease goes.
+// An answer's right to a range of its stub's arena. When it is dropped the stub gets the range
+// back; when the stub is gone before that, the segment itself lives on until the last lease goes.
 #pragma once
 
 #include <tensorferry/server/buffer.h>
@@ -17,7 +17,8 @@ class StubLease final : public BufferHolder {
   StubLease(std::weak_ptr<StubLink> link, std::shared_ptr<Segment> segment, std::uint64_t lease)
       : link_(std::move(link)), segment_(std::move(segment)), lease_(lease) {}
   ~StubLease() override {
-    if (fork_generation() != generation_) return;  // a forked child gives nothing of its parent's back
+    if (fork_generation() != generation_)
+      return;  // a forked child gives nothing of its parent's back
     if (auto link = link_.lock()) link->release_stub_range(lease_);
   }
   StubLease(const StubLease&) = delete;

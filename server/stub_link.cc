@@ -11,8 +11,8 @@
 namespace tensorferry::server {
 namespace {
 
-// How long a message to a stub may find no room before the stub counts as hung. Batches in flight are
-// bounded so that the ring has room for them; only a stub that lies can fill it.
+// How long a message to a stub may find no room before the stub counts as hung. Batches in flight
+// are bounded so that the ring has room for them; only a stub that lies can fill it.
 constexpr std::chrono::seconds kSendPatience{10};
 
 Deadline patience() { return Clock::now() + kSendPatience; }
@@ -53,12 +53,15 @@ StubLink::StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
       logger_(std::move(logger)),
       lent_(host_->arena()) {}
 
-Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options, std::shared_ptr<ControlSocket> socket,
+Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options,
+                                                 std::shared_ptr<ControlSocket> socket,
                                                  std::shared_ptr<SegmentAuthority> segments,
-                                                 std::shared_ptr<HostArena> host, InstanceEvents& events,
+                                                 std::shared_ptr<HostArena> host,
+                                                 InstanceEvents& events,
                                                  std::shared_ptr<Logger> logger) {
-  std::shared_ptr<StubLink> link(new StubLink(std::move(options), std::move(socket), std::move(segments),
-                                              std::move(host), events, std::move(logger)));
+  std::shared_ptr<StubLink> link(new StubLink(std::move(options), std::move(socket),
+                                              std::move(segments), std::move(host), events,
+                                              std::move(logger)));
   if (auto started = link->start(); !started) return std::unexpected(started.error());
   return link;
 }
@@ -77,8 +80,9 @@ Result<void> StubLink::start() {
     std::scoped_lock lock(mutex_);
     return lent_.lend_held({id, block.segment, block.offset, block.bytes, block.data});
   };
-  channel_ = std::make_unique<Channel>(*ring, Side::Server, std::move(channel),
-                                       [this](const Received& message) { return on_message(message); });
+  channel_ =
+      std::make_unique<Channel>(*ring, Side::Server, std::move(channel),
+                                [this](const Received& message) { return on_message(message); });
 
   protocol::Welcome welcome;
   welcome.build_id = kBuildId;
@@ -103,7 +107,8 @@ StubLink::~StubLink() {
 void StubLink::collect(std::vector<Mapping>& mappings) {
   std::map<SegmentId, std::vector<std::span<std::byte>>> live;
   out_.for_each([&](SegmentId id, std::uint64_t offset, std::uint64_t bytes) {
-    if (auto segment = stub_segments_.find(id)) live[id].emplace_back(segment->data() + offset, bytes);
+    if (auto segment = stub_segments_.find(id))
+      live[id].emplace_back(segment->data() + offset, bytes);
   });
   for (auto& [id, ranges] : live) {
     auto segment = stub_segments_.find(id);
@@ -113,11 +118,13 @@ void StubLink::collect(std::vector<Mapping>& mappings) {
 
 void StubLink::on_segment(const Segment& segment) {
   protocol::Segment message{segment.id(), protocol::SegmentRole::Host, segment.bytes(), 0};
-  if (auto sent = socket_->send(message, segment.fd(), patience()); !sent) channel_->close(sent.error());
+  if (auto sent = socket_->send(message, segment.fd(), patience()); !sent)
+    channel_->close(sent.error());
 }
 
 void StubLink::on_segment_dropped(SegmentId id) {
-  if (auto sent = socket_->send(protocol::SegmentDropped{id}, -1, patience()); !sent) channel_->close(sent.error());
+  if (auto sent = socket_->send(protocol::SegmentDropped{id}, -1, patience()); !sent)
+    channel_->close(sent.error());
 }
 
 void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
@@ -128,7 +135,8 @@ void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
   std::string text;
   if (request.bytes > max || in_use > max - request.bytes) {
     text = "the arena of instance '" + options_.instance + "' holds " + std::to_string(in_use) +
-           " bytes in segments and may hold " + std::to_string(max) + ": " + std::to_string(request.bytes) +
+           " bytes in segments and may hold " + std::to_string(max) + ": " +
+           std::to_string(request.bytes) +
            " more don't fit; raise arena_max_bytes, or keep fewer or smaller tensors at a time";
   } else if (auto segment = segments_->create(request.bytes); !segment) {
     denied.code = segment.error().code;
@@ -140,8 +148,10 @@ void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
       stub_arena_bytes_ += (*segment)->bytes();
       stub_arena_peak_ = std::max(stub_arena_peak_, stub_arena_bytes_);
     }
-    protocol::Segment message{(*segment)->id(), protocol::SegmentRole::Stub, (*segment)->bytes(), request.number};
-    if (auto sent = socket_->send(message, (*segment)->fd(), patience()); !sent) channel_->close(sent.error());
+    protocol::Segment message{(*segment)->id(), protocol::SegmentRole::Stub, (*segment)->bytes(),
+                              request.number};
+    if (auto sent = socket_->send(message, (*segment)->fd(), patience()); !sent)
+      channel_->close(sent.error());
     return;
   }
   denied.error = text;
@@ -166,15 +176,16 @@ std::size_t StubLink::take_slot() {
   return slot;
 }
 
-// A request's number is its place in the table and a count that never repeats, so that an answer is found at
-// once and a stale or invented number is noticed.
+// A request's number is its place in the table and a count that never repeats, so that an answer is
+// found at once and a stale or invented number is noticed.
 Result<void> StubLink::execute(Batch& batch) {
   std::scoped_lock sending(send_mutex_);
   std::uint64_t number = 0;
   {
     std::scoped_lock lock(mutex_);
     if (closed_ || channel_->closed()) {
-      return failure(ErrorCode::Unavailable, "Stub process '" + options_.instance + "' is not healthy.");
+      return failure(ErrorCode::Unavailable,
+                     "Stub process '" + options_.instance + "' is not healthy.");
     }
     number = next_number_++;
     RunningBatch running;
@@ -244,7 +255,8 @@ void StubLink::describe(const Request& request, std::uint64_t number) {
   record.flags = request.flags;
   record.timeout_us = request.timeout_us;
   record.priority = request.priority;
-  std::size_t first_parameter = parameters_.size(), first_name = names_.size(), first_tensor = tensors_.size();
+  std::size_t first_parameter = parameters_.size(), first_name = names_.size(),
+              first_tensor = tensors_.size();
   for (const auto& entry : request.parameters) parameters_.push_back(to_wire(entry));
   for (const auto& name : request.outputs) names_.push_back(name);
   for (const Tensor& input : request.inputs) tensors_.push_back(lend(input));
@@ -267,10 +279,12 @@ protocol::TensorRecord StubLink::lend(const Tensor& input) {
     return record;
   }
   const HostBlock* holder = HostBlock::of(input.data, *host_);
-  expects(holder != nullptr, "a tensor of a page or more lies in its model's host arena when it is sent");
+  expects(holder != nullptr,
+          "a tensor of a page or more lies in its model's host arena when it is sent");
   Block block = host_->arena().lookup(holder->block()).value();
   std::uint64_t offset = block.offset + static_cast<std::uint64_t>(bytes.data() - block.data);
-  LeaseBook::Range range{block.id, block.segment, offset, bytes.size(), const_cast<std::byte*>(bytes.data())};
+  LeaseBook::Range range{block.id, block.segment, offset, bytes.size(),
+                         const_cast<std::byte*>(bytes.data())};
   record.memory.kind = protocol::MemoryKind::Segment;
   record.memory.place = block.segment;
   record.memory.offset = offset;
@@ -301,7 +315,9 @@ void StubLink::close(Error why) {
     std::uint64_t begun = running_.empty() ? 0 : running_.front().number;
     for (InFlight& entry : in_flight_) {
       if (!entry.execution) continue;
-      bool waits = entry.batch > begun && std::ranges::find(running_, entry.batch, &RunningBatch::number) != running_.end();
+      bool waits =
+          entry.batch > begun &&
+          std::ranges::find(running_, entry.batch, &RunningBatch::number) != running_.end();
       (waits ? unbegun : failed).push_back(std::move(entry.execution));
     }
     in_flight_.clear();

@@ -1,5 +1,6 @@
-// The conversation with one stub, from Welcome to its end: sends batches, turns what comes back into
-// responses, and keeps the books of what is lent to whom. Knows no process, no queue and no Python.
+// The conversation with one stub, from Welcome to its end: sends batches, turns what comes back
+// into responses, and keeps the books of what is lent to whom. Knows no process, no queue and no
+// Python.
 #pragma once
 
 #include <tensorferry/transport/channel.h>
@@ -22,7 +23,6 @@
 #include "execution.h"
 #include "host_arena.h"
 
-
 namespace tensorferry::server {
 
 struct LinkOptions {
@@ -30,21 +30,26 @@ struct LinkOptions {
   std::string instance;
   std::size_t index = 0;  // of the instance in its model
   std::size_t ring_capacity = 1 << 20;
-  ArenaOptions arena;     // of the stub
+  ArenaOptions arena;  // of the stub
 };
 
 // Thread-safe. Held by shared_ptr: leases of answers refer to it weakly.
-class StubLink : public std::enable_shared_from_this<StubLink>, private HostArena::Subscriber, private ForkParticipant {
+class StubLink : public std::enable_shared_from_this<StubLink>,
+                 private HostArena::Subscriber,
+                 private ForkParticipant {
  public:
-  // `socket` is our end of the control socket, past the stub's Hello. Sends Welcome, the ring and the host
-  // arena's segments, and starts the background reader.
-  static Result<std::shared_ptr<StubLink>> open(LinkOptions options, std::shared_ptr<ControlSocket> socket,
+  // `socket` is our end of the control socket, past the stub's Hello. Sends Welcome, the ring and
+  // the host arena's segments, and starts the background reader.
+  static Result<std::shared_ptr<StubLink>> open(LinkOptions options,
+                                                std::shared_ptr<ControlSocket> socket,
                                                 std::shared_ptr<SegmentAuthority> segments,
-                                                std::shared_ptr<HostArena> host, InstanceEvents& events,
+                                                std::shared_ptr<HostArena> host,
+                                                InstanceEvents& events,
                                                 std::shared_ptr<Logger> logger);
   ~StubLink() override;
 
-  // Puts a batch on its way. An error (the link is closed, its requests untouched) leaves the batch to the caller.
+  // Puts a batch on its way. An error (the link is closed, its requests untouched) leaves the batch
+  // to the caller.
   Result<void> execute(Batch& batch);
   // Tells the stub that nobody waits for these any more.
   void cancel(const Execution& execution);
@@ -56,8 +61,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>, private HostAren
   void on_segment_request(const protocol::SegmentRequest& request);
   void on_stub_dropped_segment(SegmentId id);
 
-  // Ends the link: the batch that the stub was at fails with `why`; those that it had not begun go back by
-  // give_back(), all its leases are void. Idempotent.
+  // Ends the link: the batch that the stub was at fails with `why`; those that it had not begun go
+  // back by give_back(), all its leases are void. Idempotent.
   void close(Error why);
   // True once the inbox found the stub's messages invalid: whoever supervises it must kill it.
   bool broken() const noexcept { return channel_->inbox().stopped(); }
@@ -84,8 +89,9 @@ class StubLink : public std::enable_shared_from_this<StubLink>, private HostAren
     std::vector<std::size_t> slots;
   };
 
-  StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket, std::shared_ptr<SegmentAuthority> segments,
-           std::shared_ptr<HostArena> host, InstanceEvents& events, std::shared_ptr<Logger> logger);
+  StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
+           std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<HostArena> host,
+           InstanceEvents& events, std::shared_ptr<Logger> logger);
   Result<void> start();
   // What callers hold of the stub's arena is theirs in a forked child too.
   void before_fork() noexcept override { mutex_.lock(); }
@@ -103,8 +109,10 @@ class StubLink : public std::enable_shared_from_this<StubLink>, private HostAren
   // Handling of what the stub says, by the reading thread.
   Result<void> on_message(const Received& message);
   Result<void> on_responses(const protocol::Responses& message);
-  Result<void> on_response(const protocol::Responses& message, const protocol::ResponseRecord& record);
-  Result<Buffer> take_memory(const protocol::Responses& message, const protocol::TensorRecord& tensor);
+  Result<void> on_response(const protocol::Responses& message,
+                           const protocol::ResponseRecord& record);
+  Result<Buffer> take_memory(const protocol::Responses& message,
+                             const protocol::TensorRecord& tensor);
   Result<Buffer> take_stub_range(const protocol::MemoryRef& memory, std::size_t alignment);
   Result<void> on_releases(std::span<const protocol::LeaseRelease> releases);
   Result<void> finish_batch(const protocol::Responses& message);

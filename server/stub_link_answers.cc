@@ -1,5 +1,5 @@
-// What a stub says, checked against the books and turned into responses. Everything here runs on the
-// thread that reads the ring, and believes nothing.
+// What a stub says, checked against the books and turned into responses. Everything here runs on
+// the thread that reads the ring, and believes nothing.
 #include <algorithm>
 
 #include "stub_lease.h"
@@ -10,10 +10,14 @@ namespace {
 
 ParameterValue from_wire(const protocol::Parameter& wire) {
   switch (wire.kind) {
-    case protocol::ParameterKind::Int: return wire.integer;
-    case protocol::ParameterKind::Bool: return wire.integer != 0;
-    case protocol::ParameterKind::Double: return wire.number;
-    case protocol::ParameterKind::String: return std::string(wire.text);
+    case protocol::ParameterKind::Int:
+      return wire.integer;
+    case protocol::ParameterKind::Bool:
+      return wire.integer != 0;
+    case protocol::ParameterKind::Double:
+      return wire.number;
+    case protocol::ParameterKind::String:
+      return std::string(wire.text);
   }
   return std::int64_t{0};
 }
@@ -55,8 +59,9 @@ Result<void> StubLink::on_message(const Received& message) {
       return on_releases(release->releases);
     }
     default:
-      return std::unexpected(
-          violation("record kind " + std::to_string(static_cast<int>(message.kind)) + " is not a stub's to send"));
+      return std::unexpected(violation("record kind " +
+                                       std::to_string(static_cast<int>(message.kind)) +
+                                       " is not a stub's to send"));
   }
 }
 
@@ -69,16 +74,18 @@ Result<void> StubLink::on_responses(const protocol::Responses& message) {
   return message.batch_done ? finish_batch(message) : Result<void>{};
 }
 
-Result<void> StubLink::on_response(const protocol::Responses& message, const protocol::ResponseRecord& record) {
+Result<void> StubLink::on_response(const protocol::Responses& message,
+                                   const protocol::ResponseRecord& record) {
   const bool final = record.flags & protocol::kResponseFinal;
   std::shared_ptr<Execution> execution;
   {
     std::scoped_lock lock(mutex_);
     if (closed_) return {};
     std::size_t slot = record.request & 0xFFFFF;
-    if (slot >= in_flight_.size() || in_flight_[slot].number != record.request || !in_flight_[slot].execution) {
-      return std::unexpected(violation("it answers request number " + std::to_string(record.request) +
-                                       ", which it doesn't have"));
+    if (slot >= in_flight_.size() || in_flight_[slot].number != record.request ||
+        !in_flight_[slot].execution) {
+      return std::unexpected(violation("it answers request number " +
+                                       std::to_string(record.request) + ", which it doesn't have"));
     }
     execution = in_flight_[slot].execution;
   }
@@ -111,18 +118,23 @@ Result<void> StubLink::on_response(const protocol::Responses& message, const pro
   return {};
 }
 
-Result<Buffer> StubLink::take_memory(const protocol::Responses& message, const protocol::TensorRecord& tensor) {
+Result<Buffer> StubLink::take_memory(const protocol::Responses& message,
+                                     const protocol::TensorRecord& tensor) {
   const protocol::MemoryRef& memory = tensor.memory;
-  if (memory.kind == protocol::MemoryKind::Inline) return copy_of(tensor.inline_bytes, CopyKind::Inline);
+  if (memory.kind == protocol::MemoryKind::Inline)
+    return copy_of(tensor.inline_bytes, CopyKind::Inline);
   if (memory.kind != protocol::MemoryKind::Segment || tensor.device.kind != DeviceKind::Cpu) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) + "' lies on a device that was not offered"));
+    return std::unexpected(violation("output '" + std::string(tensor.name) +
+                                     "' lies on a device that was not offered"));
   }
   if (!tensor.strides.empty()) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) + "' is not in C order"));
+    return std::unexpected(
+        violation("output '" + std::string(tensor.name) + "' is not in C order"));
   }
   for (const protocol::MemoryRef& other : claims_) {
     if (overlap(memory, other)) {
-      return std::unexpected(violation("output '" + std::string(tensor.name) + "' names bytes that another one names"));
+      return std::unexpected(violation("output '" + std::string(tensor.name) +
+                                       "' names bytes that another one names"));
     }
   }
   claims_.push_back(memory);
@@ -136,12 +148,16 @@ Result<Buffer> StubLink::take_memory(const protocol::Responses& message, const p
   }
   if (!lent) return take_stub_range(memory, natural_alignment(tensor.dtype));
 
-  // An input that is passed through: its range moves to the caller, and the stub's hold must end here.
+  // An input that is passed through: its range moves to the caller, and the stub's hold must end
+  // here.
   if (!lent->contains(memory.place, memory.offset, memory.bytes)) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) + "' leaves the input that it names"));
+    return std::unexpected(
+        violation("output '" + std::string(tensor.name) + "' leaves the input that it names"));
   }
-  if (std::ranges::find(message.releases, memory.lease, &protocol::LeaseRelease::lease) == message.releases.end()) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) + "' names an input that the stub keeps"));
+  if (std::ranges::find(message.releases, memory.lease, &protocol::LeaseRelease::lease) ==
+      message.releases.end()) {
+    return std::unexpected(
+        violation("output '" + std::string(tensor.name) + "' names an input that the stub keeps"));
   }
   std::byte* data = lent->data + (memory.offset - lent->offset);
   bool misaligned = reinterpret_cast<std::uintptr_t>(data) % natural_alignment(tensor.dtype) != 0;
@@ -168,8 +184,9 @@ Result<Buffer> StubLink::take_stub_range(const protocol::MemoryRef& memory, std:
     release_stub_range(memory.lease);
     return copy;
   }
-  return Buffer::shared(range->bytes.data(), range->bytes.size(),
-                        std::make_shared<StubLease>(weak_from_this(), range->segment, memory.lease));
+  return Buffer::shared(
+      range->bytes.data(), range->bytes.size(),
+      std::make_shared<StubLease>(weak_from_this(), range->segment, memory.lease));
 }
 
 void StubLink::release_stub_range(std::uint64_t lease) {
@@ -197,7 +214,8 @@ Result<void> StubLink::finish_batch(const protocol::Responses& message) {
     std::scoped_lock lock(mutex_);
     if (closed_) return {};
     if (running_.empty() || running_.front().number != message.batch) {
-      return std::unexpected(violation("it ends batch " + std::to_string(message.batch) + ", which it isn't at"));
+      return std::unexpected(
+          violation("it ends batch " + std::to_string(message.batch) + ", which it isn't at"));
     }
     running_.erase(running_.begin());
     if (!running_.empty()) running_.front().since = std::chrono::steady_clock::now();
@@ -207,7 +225,8 @@ Result<void> StubLink::finish_batch(const protocol::Responses& message) {
   return {};
 }
 
-// A model that fails every request must not fill the disk: at most a few lines a second, and a count of the rest.
+// A model that fails every request must not fill the disk: at most a few lines a second, and a
+// count of the rest.
 void StubLink::log_failure(const Error& error) {
   constexpr std::uint64_t kPerSecond = 10;
   std::string text;
@@ -217,7 +236,8 @@ void StubLink::log_failure(const Error& error) {
     if (now - failures_window_ > std::chrono::seconds(1)) {
       failures_window_ = now;
       if (failures_silenced_ > 0) {
-        text = "(" + std::to_string(failures_silenced_) + " more failed requests were not logged)\n";
+        text =
+            "(" + std::to_string(failures_silenced_) + " more failed requests were not logged)\n";
       }
       failures_logged_ = failures_silenced_ = 0;
     }
@@ -226,7 +246,8 @@ void StubLink::log_failure(const Error& error) {
       return;
     }
   }
-  logger_->error(options_.instance, text + "request '" + error.context.request_id + "' failed: " + error.message);
+  logger_->error(options_.instance,
+                 text + "request '" + error.context.request_id + "' failed: " + error.message);
 }
 
 }  // namespace tensorferry::server

@@ -34,7 +34,8 @@ std::vector<std::string> merged_environment(const StubCommand& command) {
   std::vector<std::string> result;
   for (char** entry = environ; entry && *entry; ++entry) {
     std::string_view text(*entry);
-    if (!command.environment.contains(std::string(text.substr(0, text.find('='))))) result.emplace_back(text);
+    if (!command.environment.contains(std::string(text.substr(0, text.find('=')))))
+      result.emplace_back(text);
   }
   for (const auto& [key, value] : command.environment) {
     if (value) result.push_back(key + "=" + *value);
@@ -70,8 +71,8 @@ void set_up(SpawnSetup& setup, int control, int out, int err) {
   posix_spawn_file_actions_adddup2(&setup.actions, out, STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&setup.actions, err, STDERR_FILENO);
   posix_spawn_file_actions_adddup2(&setup.actions, control, kControlFd);
-  // A group of its own: a terminal's Ctrl-C is the server's business, and killing the group takes along
-  // whatever the model started. Signals as a fresh program expects them.
+  // A group of its own: a terminal's Ctrl-C is the server's business, and killing the group takes
+  // along whatever the model started. Signals as a fresh program expects them.
   posix_spawnattr_setpgroup(&setup.attributes, 0);
   sigset_t none, all;
   sigemptyset(&none);
@@ -90,8 +91,8 @@ Result<UniqueFd> above_standard(UniqueFd fd) {
   return UniqueFd(moved);
 }
 
-// A killed process goes in its own time; a restart must not meet what the last stub left. Bounded, since a
-// PID 1 that doesn't reap would keep zombies in the group for ever.
+// A killed process goes in its own time; a restart must not meet what the last stub left. Bounded,
+// since a PID 1 that doesn't reap would keep zombies in the group for ever.
 void await_group_gone(pid_t group) noexcept {
   constexpr int kTries = 500;
   const timespec pause{0, 1'000'000};
@@ -103,7 +104,8 @@ void await_group_gone(pid_t group) noexcept {
 std::string ExitStatus::describe() const {
   if (signal == 0) return "exited with code " + std::to_string(code);
   const char* name = ::sigabbrev_np(signal);
-  return "was killed by signal " + std::to_string(signal) + (name ? " (SIG" + std::string(name) + ")" : "");
+  return "was killed by signal " + std::to_string(signal) +
+         (name ? " (SIG" + std::string(name) + ")" : "");
 }
 
 Result<StubProcess> StubProcess::spawn(const StubCommand& command, UniqueFd control) {
@@ -120,12 +122,14 @@ Result<StubProcess> StubProcess::spawn(const StubCommand& command, UniqueFd cont
 
   SpawnSetup setup;
   set_up(setup, control_high->get(), out_high->get(), err_high->get());
-  std::vector<std::string> arguments{command.interpreter, command.launcher.string(), std::to_string(kControlFd)};
+  std::vector<std::string> arguments{command.interpreter, command.launcher.string(),
+                                     std::to_string(kControlFd)};
   std::vector<std::string> environment = merged_environment(command);
   pid_t pid = -1;
   int error = ::posix_spawn(&pid, command.interpreter.c_str(), &setup.actions, &setup.attributes,
                             pointers(arguments).data(), pointers(environment).data());
-  if (error != 0) return system_failure("starting the interpreter '" + command.interpreter + "'", error);
+  if (error != 0)
+    return system_failure("starting the interpreter '" + command.interpreter + "'", error);
   int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
   if (pidfd < 0) {
     int saved = errno;
@@ -148,7 +152,8 @@ void StubProcess::signal(int number) const noexcept {
 }
 
 void StubProcess::kill_group() const noexcept {
-  // The leader is not reaped yet, so its number still names this group. It may have changed groups itself.
+  // The leader is not reaped yet, so its number still names this group. It may have changed groups
+  // itself.
   if (!pidfd_) return;
   ::kill(-pid_, SIGKILL);
   signal(SIGKILL);
@@ -156,7 +161,8 @@ void StubProcess::kill_group() const noexcept {
 
 ExitStatus StubProcess::reap() {
   siginfo_t info{};
-  while (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT) != 0 && errno == EINTR) {
+  while (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT) != 0 &&
+         errno == EINTR) {
   }
   ::kill(-pid_, SIGKILL);  // what it started goes with it
   int status = 0;

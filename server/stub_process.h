@@ -15,24 +15,26 @@
 namespace tensorferry::server {
 
 struct StubCommand {
-  std::string interpreter;          // path of a CPython
-  std::filesystem::path launcher;   // payload/launch.py
+  std::string interpreter;                                        // path of a CPython
+  std::filesystem::path launcher;                                 // payload/launch.py
   std::map<std::string, std::optional<std::string>> environment;  // added to ours; nullopt removes
 };
 
 // How a process ended.
 struct ExitStatus {
-  int code = 0;      // exit code, when signal == 0
+  int code = 0;  // exit code, when signal == 0
   int signal = 0;
   // "was killed by signal 9 (SIGKILL)", "exited with code 3"
   std::string describe() const;
 };
 
-// Leads a process group of its own; everything that it started is killed with it. Used by the one thread that
-// spawned it, which must live as long as the stub: PR_SET_PDEATHSIG is tied to that thread. Move-only.
+// Leads a process group of its own; everything that it started is killed with it. Used by the one
+// thread that spawned it, which must live as long as the stub: PR_SET_PDEATHSIG is tied to that
+// thread. Move-only.
 class StubProcess {
  public:
-  // `control` becomes the child's only inherited descriptor besides stdin (/dev/null), stdout and stderr (pipes).
+  // `control` becomes the child's only inherited descriptor besides stdin (/dev/null), stdout and
+  // stderr (pipes).
   static Result<StubProcess> spawn(const StubCommand& command, UniqueFd control);
   StubProcess(StubProcess&&) noexcept = default;
   StubProcess& operator=(StubProcess&&) noexcept = default;

@@ -30,8 +30,8 @@ int poll_timeout(const Deadline& deadline) {
 
 }  // namespace
 
-StubSession::StubSession(StubProcess process, std::shared_ptr<ControlSocket> socket, LinkOptions options,
-                         std::shared_ptr<Logger> logger, int stop_fd)
+StubSession::StubSession(StubProcess process, std::shared_ptr<ControlSocket> socket,
+                         LinkOptions options, std::shared_ptr<Logger> logger, int stop_fd)
     : process_(std::move(process)),
       socket_(std::move(socket)),
       options_(std::move(options)),
@@ -44,17 +44,18 @@ StubSession::~StubSession() {
   if (alive_) ended("its session was dropped");
 }
 
-Result<std::unique_ptr<StubSession>> StubSession::start(const StubCommand& command, LinkOptions options,
-                                                        std::shared_ptr<SegmentAuthority> segments,
-                                                        std::shared_ptr<HostArena> host, InstanceEvents& events,
-                                                        std::shared_ptr<Logger> logger, int stop_fd) {
+Result<std::unique_ptr<StubSession>> StubSession::start(
+    const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
+    std::shared_ptr<HostArena> host, InstanceEvents& events, std::shared_ptr<Logger> logger,
+    int stop_fd) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
-  auto process = StubProcess::spawn(command, UniqueFd(::fcntl(sockets->second.fd(), F_DUPFD_CLOEXEC, 0)));
+  auto process =
+      StubProcess::spawn(command, UniqueFd(::fcntl(sockets->second.fd(), F_DUPFD_CLOEXEC, 0)));
   if (!process) return std::unexpected(process.error());
-  std::unique_ptr<StubSession> session(
-      new StubSession(std::move(*process), std::make_shared<ControlSocket>(std::move(sockets->first)), options, logger,
-                      stop_fd));
+  std::unique_ptr<StubSession> session(new StubSession(
+      std::move(*process), std::make_shared<ControlSocket>(std::move(sockets->first)), options,
+      logger, stop_fd));
   Scratch scratch;
   auto hello = session->expect_hello(scratch);
   if (!hello) return std::unexpected(hello.error());
@@ -64,7 +65,8 @@ Result<std::unique_ptr<StubSession>> StubSession::start(const StubCommand& comma
         std::string(kBuildId) + "': '" + command.launcher.string() +
         "' belongs to another installation; set the payload path, or install tensorferry anew"));
   }
-  auto link = StubLink::open(std::move(options), session->socket_, std::move(segments), std::move(host), events, logger);
+  auto link = StubLink::open(std::move(options), session->socket_, std::move(segments),
+                             std::move(host), events, logger);
   if (!link) return std::unexpected(session->ended(link.error().message));
   session->link_ = std::move(*link);
   return session;
@@ -85,7 +87,8 @@ Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch) {
       auto message = socket_->receive(deadline);
       if (!message) return std::unexpected(ended(message.error().message));
       if (!*message) continue;
-      if ((*message)->kind != protocol::ControlKind::Hello) return std::unexpected(ended("it did not begin with Hello"));
+      if ((*message)->kind != protocol::ControlKind::Hello)
+        return std::unexpected(ended("it did not begin with Hello"));
       auto hello = decode<protocol::Hello>((*message)->body, scratch);
       if (!hello) return std::unexpected(ended(hello.error().message));
       return hello;
@@ -93,7 +96,8 @@ Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch) {
     if (fds[0].revents) return std::unexpected(ended(""));
     if (fds[2].revents) return std::unexpected(ended("it was told to stop while it started"));
   }
-  return std::unexpected(ended("it did not say Hello within " + std::to_string(kHelloPatience.count()) + " s"));
+  return std::unexpected(
+      ended("it did not say Hello within " + std::to_string(kHelloPatience.count()) + " s"));
 }
 
 Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stoppable) {
@@ -103,7 +107,8 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
                              {stdout_open_ ? process_.stdout_fd() : -1, POLLIN, 0},
                              {stderr_open_ ? process_.stderr_fd() : -1, POLLIN, 0}}};
   int count = ::poll(fds.data(), fds.size(), poll_timeout(deadline));
-  if (count < 0 && errno != EINTR) return std::unexpected(ended(std::string("poll: ") + std::strerror(errno)));
+  if (count < 0 && errno != EINTR)
+    return std::unexpected(ended(std::string("poll: ") + std::strerror(errno)));
   if (count <= 0) return Step::TimedOut;
   if (fds[3].revents) stdout_open_ = stdout_.read_from(process_.stdout_fd());
   if (fds[4].revents) stderr_open_ = stderr_.read_from(process_.stderr_fd());
@@ -116,15 +121,17 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
       }
     } else if (!message) {
       control_open_ = false;
-      // The pidfd tells about deaths. A stub that lives on without its socket (a model that closes all descriptors)
-      // can no longer be led; give a dying one a moment, so that its own end is what we report.
+      // The pidfd tells about deaths. A stub that lives on without its socket (a model that closes
+      // all descriptors) can no longer be led; give a dying one a moment, so that its own end is
+      // what we report.
       pollfd died{process_.pidfd(), POLLIN, 0};
       if (::poll(&died, 1, 100) == 0) {
         process_.kill_group();
-        return std::unexpected(ended(message.error().code == ErrorCode::Closed
-                                         ? "its control socket was closed while it ran (does the model close "
-                                           "descriptors that it did not open?), so it was killed"
-                                         : message.error().message));
+        return std::unexpected(
+            ended(message.error().code == ErrorCode::Closed
+                      ? "its control socket was closed while it ran (does the model close "
+                        "descriptors that it did not open?), so it was killed"
+                      : message.error().message));
       }
     }
   }
@@ -146,32 +153,38 @@ Result<void> StubSession::on_control(ControlMessage message) {
   };
   switch (message.kind) {
     case ControlKind::SegmentRequest:
-      return with.template operator()<protocol::SegmentRequest>([&](const auto& request) -> Result<void> {
-        if (link_) link_->on_segment_request(request);
-        return {};
-      });
+      return with.template operator()<protocol::SegmentRequest>(
+          [&](const auto& request) -> Result<void> {
+            if (link_) link_->on_segment_request(request);
+            return {};
+          });
     case ControlKind::SegmentDropped:
-      return with.template operator()<protocol::SegmentDropped>([&](const auto& dropped) -> Result<void> {
-        if (link_) link_->on_stub_dropped_segment(dropped.segment);
-        return {};
-      });
+      return with.template operator()<protocol::SegmentDropped>(
+          [&](const auto& dropped) -> Result<void> {
+            if (link_) link_->on_stub_dropped_segment(dropped.segment);
+            return {};
+          });
     case ControlKind::Log:
       return with.template operator()<protocol::Log>([&](const auto& log) -> Result<void> {
         logger_->write({log.level, log.file, log.line, options_.instance, log.text});
         return {};
       });
     case ControlKind::Reply:
-      return with.template operator()<protocol::Reply>([&](const auto& reply) { return on_reply(reply); });
+      return with.template operator()<protocol::Reply>(
+          [&](const auto& reply) { return on_reply(reply); });
     default:
-      return failure(ErrorCode::Protocol, "it sent control message " + std::to_string(static_cast<int>(message.kind)) +
+      return failure(ErrorCode::Protocol, "it sent control message " +
+                                              std::to_string(static_cast<int>(message.kind)) +
                                               ", which is not a stub's to send");
   }
 }
 
 Result<void> StubSession::on_reply(const protocol::Reply& reply) {
-  if (reply.to != asked_ || answer_) return failure(ErrorCode::Protocol, "it replied to what it was not asked");
+  if (reply.to != asked_ || answer_)
+    return failure(ErrorCode::Protocol, "it replied to what it was not asked");
   if (reply_.size() + reply.text.size() > protocol::kMaxTextBytes) {
-    return failure(ErrorCode::Protocol, "its reply is longer than " + std::to_string(protocol::kMaxTextBytes) + " bytes");
+    return failure(ErrorCode::Protocol, "its reply is longer than " +
+                                            std::to_string(protocol::kMaxTextBytes) + " bytes");
   }
   reply_ += reply.text;
   if (reply.more) return {};
@@ -184,7 +197,8 @@ Result<void> StubSession::on_reply(const protocol::Reply& reply) {
   return {};
 }
 
-Result<std::string> StubSession::ask(protocol::ControlKind what, const Deadline& deadline, bool stoppable) {
+Result<std::string> StubSession::ask(protocol::ControlKind what, const Deadline& deadline,
+                                     bool stoppable) {
   asked_ = what;
   answer_.reset();
   reply_.clear();
@@ -192,13 +206,15 @@ Result<std::string> StubSession::ask(protocol::ControlKind what, const Deadline&
     auto went = step(deadline, stoppable);
     if (!went) return std::unexpected(went.error());
     if (*went == Step::Stopped) return failure(ErrorCode::Cancelled, "told to stop");
-    if (*went == Step::TimedOut && passed(deadline)) return failure(ErrorCode::DeadlineExceeded, "no reply in time");
+    if (*went == Step::TimedOut && passed(deadline))
+      return failure(ErrorCode::DeadlineExceeded, "no reply in time");
   }
   asked_ = {};
   return *std::exchange(answer_, std::nullopt);
 }
 
-Result<std::string> StubSession::auto_complete(const std::string& model_path, const std::string& config,
+Result<std::string> StubSession::auto_complete(const std::string& model_path,
+                                               const std::string& config,
                                                const Deadline& deadline) {
   if (auto sent = socket_->send(protocol::AutoComplete{model_path, config}, -1, deadline); !sent) {
     return std::unexpected(ended(sent.error().message));
@@ -206,7 +222,8 @@ Result<std::string> StubSession::auto_complete(const std::string& model_path, co
   return ask(protocol::ControlKind::AutoComplete, deadline, true);
 }
 
-Result<std::string> StubSession::load(const std::string& model_path, const std::string& args, const Deadline& deadline) {
+Result<std::string> StubSession::load(const std::string& model_path, const std::string& args,
+                                      const Deadline& deadline) {
   if (auto sent = socket_->send(protocol::Load{model_path, args}, -1, deadline); !sent) {
     return std::unexpected(ended(sent.error().message));
   }
@@ -226,8 +243,8 @@ Result<void> StubSession::serve(const ExecuteLimits& limits) {
   }
 }
 
-Result<void> StubSession::check_limits(const ExecuteLimits& limits,
-                                       std::optional<std::chrono::steady_clock::time_point>& dumped) {
+Result<void> StubSession::check_limits(
+    const ExecuteLimits& limits, std::optional<std::chrono::steady_clock::time_point>& dumped) {
   auto since = link_->running_since();
   if (!since) return {};
   auto ran = std::chrono::steady_clock::now() - *since;
@@ -239,13 +256,15 @@ Result<void> StubSession::check_limits(const ExecuteLimits& limits,
     }
     process_.kill_group();
     return std::unexpected(ended("execute() ran longer than TENSORFERRY_EXECUTE_TIMEOUT_S (" +
-                                 std::to_string(limits.timeout.count()) + " ms), so it was killed"));
+                                 std::to_string(limits.timeout.count()) +
+                                 " ms), so it was killed"));
   }
   if (limits.slow.count() > 0 && ran > limits.slow && dumped != since) {
     dumped = since;
-    logger_->warning(options_.instance, "execute() has been running for longer than TENSORFERRY_SLOW_EXECUTE_S (" +
-                                            std::to_string(limits.slow.count()) +
-                                            " ms); the stacks of all its threads follow on stderr");
+    logger_->warning(options_.instance,
+                     "execute() has been running for longer than TENSORFERRY_SLOW_EXECUTE_S (" +
+                         std::to_string(limits.slow.count()) +
+                         " ms); the stacks of all its threads follow on stderr");
     process_.signal(stack_dump_signal());
   }
   return {};
@@ -291,7 +310,8 @@ Error StubSession::ended(std::string reason) {
   error.context = {options_.model, options_.instance, {}};
   error.message = "Stub process '" + options_.instance + "' is not healthy. It " +
                   (reason.empty() ? status.describe() : "was ended: " + reason) + ".";
-  if (std::string words = stderr_.last_words(); !words.empty()) error.message += " Its last words on stderr:\n" + words;
+  if (std::string words = stderr_.last_words(); !words.empty())
+    error.message += " Its last words on stderr:\n" + words;
   socket_->shutdown();
   if (link_) link_->close(error);
   return error;

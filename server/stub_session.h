@@ -1,5 +1,6 @@
-// One life of one stub, on its supervisor's thread: start, handshake, load, serve, end. Polls everything
-// that can happen to it (its death, its control socket, its output, being told to stop) in one place.
+// One life of one stub, on its supervisor's thread: start, handshake, load, serve, end. Polls
+// everything that can happen to it (its death, its control socket, its output, being told to stop)
+// in one place.
 #pragma once
 
 #include <tensorferry/transport/control_socket.h>
@@ -19,7 +20,8 @@ namespace tensorferry::server {
 // Limits that a model may set; zero means none.
 struct ExecuteLimits {
   std::chrono::milliseconds timeout{0};  // TENSORFERRY_EXECUTE_TIMEOUT_S: then the stub is killed
-  std::chrono::milliseconds slow{0};     // TENSORFERRY_SLOW_EXECUTE_S: then its Python stacks are logged once
+  std::chrono::milliseconds slow{
+      0};  // TENSORFERRY_SLOW_EXECUTE_S: then its Python stacks are logged once
 };
 
 // One thread, the one that created it; it must live as long as the stub does (StubProcess).
@@ -28,19 +30,23 @@ class StubSession {
   // Starts the process and shakes hands. `stop_fd` becomes readable when the supervisor shall stop.
   static Result<std::unique_ptr<StubSession>> start(const StubCommand& command, LinkOptions options,
                                                     std::shared_ptr<SegmentAuthority> segments,
-                                                    std::shared_ptr<HostArena> host, InstanceEvents& events,
+                                                    std::shared_ptr<HostArena> host,
+                                                    InstanceEvents& events,
                                                     std::shared_ptr<Logger> logger, int stop_fd);
   ~StubSession();
 
-  // Asks for AutoComplete, Load or Finalize and waits for the answer, serving meanwhile. Errors: what the stub
-  // replied, its death, DeadlineExceeded, Cancelled when told to stop (not for Finalize).
-  Result<std::string> auto_complete(const std::string& model_path, const std::string& config, const Deadline& deadline);
-  Result<std::string> load(const std::string& model_path, const std::string& args, const Deadline& deadline);
+  // Asks for AutoComplete, Load or Finalize and waits for the answer, serving meanwhile. Errors:
+  // what the stub replied, its death, DeadlineExceeded, Cancelled when told to stop (not for
+  // Finalize).
+  Result<std::string> auto_complete(const std::string& model_path, const std::string& config,
+                                    const Deadline& deadline);
+  Result<std::string> load(const std::string& model_path, const std::string& args,
+                           const Deadline& deadline);
 
   // Serves until the stub has ended (an error that says how) or it was told to stop (ok).
   Result<void> serve(const ExecuteLimits& limits);
-  // Finalizes and waits for the exit; kills when the deadline passes. Returns how it ended; an error of
-  // finalize() is logged only.
+  // Finalizes and waits for the exit; kills when the deadline passes. Returns how it ended; an
+  // error of finalize() is logged only.
   void finish(const Deadline& deadline);
 
   const std::shared_ptr<StubLink>& link() const noexcept { return link_; }
@@ -52,11 +58,13 @@ class StubSession {
   enum class Step { Went, TimedOut, Stopped };
   Result<protocol::Hello> expect_hello(Scratch& scratch);
   Result<std::string> ask(protocol::ControlKind what, const Deadline& deadline, bool stoppable);
-  // Handles what happens within the deadline, at least once. An error: the stub has ended or must end.
+  // Handles what happens within the deadline, at least once. An error: the stub has ended or must
+  // end.
   Result<Step> step(const Deadline& deadline, bool stoppable);
   Result<void> on_control(ControlMessage message);
   Result<void> on_reply(const protocol::Reply& reply);
-  Result<void> check_limits(const ExecuteLimits& limits, std::optional<std::chrono::steady_clock::time_point>& dumped);
+  Result<void> check_limits(const ExecuteLimits& limits,
+                            std::optional<std::chrono::steady_clock::time_point>& dumped);
   // Reaps, closes the link, and says what happened, with `reason` if it was our doing.
   Error ended(std::string reason);
   void drain_output();
@@ -74,7 +82,7 @@ class StubSession {
   bool control_open_ = true;
   bool alive_ = true;
   Scratch scratch_;
-  std::string reply_;                       // parts so far
+  std::string reply_;  // parts so far
   std::optional<Result<std::string>> answer_;
   protocol::ControlKind asked_{};
 };

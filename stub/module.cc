@@ -30,15 +30,17 @@ auto without_gil(Function&& function) {
   return result;
 }
 
-// ---------------------------------------------------------------- Memory: an input's bytes, for NumPy
+// ---------------------------------------------------------------- Memory: an input's bytes, for
+// NumPy
 struct MemoryObject {
-  PyObject_HEAD
-  InputMemory* memory;     // of an input
-  tensorferry::Block* block;  // of pb_utils.empty
+  PyObject_HEAD InputMemory* memory;  // of an input
+  tensorferry::Block* block;          // of pb_utils.empty
   PyObject* interface;
 };
 
-std::byte* data_of(MemoryObject* self) { return self->memory ? self->memory->data : self->block->data; }
+std::byte* data_of(MemoryObject* self) {
+  return self->memory ? self->memory->data : self->block->data;
+}
 
 void memory_dealloc(PyObject* object) {
   auto* self = reinterpret_cast<MemoryObject*>(object);
@@ -65,19 +67,22 @@ PyObject* memory_address(PyObject* object, void*) {
 
 PyObject* memory_bytes(PyObject* object, PyObject*) {
   auto* self = reinterpret_cast<MemoryObject*>(object);
-  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(data_of(self)),
-                                   static_cast<Py_ssize_t>(self->memory ? self->memory->bytes : self->block->bytes));
+  return PyBytes_FromStringAndSize(
+      reinterpret_cast<const char*>(data_of(self)),
+      static_cast<Py_ssize_t>(self->memory ? self->memory->bytes : self->block->bytes));
 }
 
 PyGetSetDef memory_getset[] = {{"__array_interface__", memory_interface, nullptr, nullptr, nullptr},
                                {"address", memory_address, nullptr, nullptr, nullptr},
                                {nullptr, nullptr, nullptr, nullptr, nullptr}};
-PyMethodDef memory_methods[] = {{"tobytes", memory_bytes, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+PyMethodDef memory_methods[] = {{"tobytes", memory_bytes, METH_NOARGS, nullptr},
+                                {nullptr, nullptr, 0, nullptr}};
 PyType_Slot memory_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(memory_dealloc)},
                               {Py_tp_getset, memory_getset},
                               {Py_tp_methods, memory_methods},
                               {0, nullptr}};
-PyType_Spec memory_spec = {"_ferry_stub.Memory", sizeof(MemoryObject), 0, Py_TPFLAGS_DEFAULT, memory_slots};
+PyType_Spec memory_spec = {"_ferry_stub.Memory", sizeof(MemoryObject), 0, Py_TPFLAGS_DEFAULT,
+                           memory_slots};
 
 PyRef shape_tuple(const std::vector<std::int64_t>& shape) {
   PyRef tuple(PyTuple_New(static_cast<Py_ssize_t>(shape.size())));
@@ -89,7 +94,8 @@ PyRef shape_tuple(const std::vector<std::int64_t>& shape) {
 
 PyRef new_memory(InputMemory* memory, tensorferry::Block* block, std::string_view typestr,
                  const std::vector<std::int64_t>& shape) {
-  auto alloc = reinterpret_cast<allocfunc>(PyType_GetSlot(reinterpret_cast<PyTypeObject*>(memory_type), Py_tp_alloc));
+  auto alloc = reinterpret_cast<allocfunc>(
+      PyType_GetSlot(reinterpret_cast<PyTypeObject*>(memory_type), Py_tp_alloc));
   PyRef object(alloc(reinterpret_cast<PyTypeObject*>(memory_type), 0));
   if (!object) return object;
   auto* self = reinterpret_cast<MemoryObject*>(object.get());
@@ -99,21 +105,31 @@ PyRef new_memory(InputMemory* memory, tensorferry::Block* block, std::string_vie
   PyRef shape_object = shape_tuple(shape);
   std::string type(typestr.empty() ? "|u1" : typestr);
   if (type == "|O") type = "|u1";
-  self->interface = Py_BuildValue("{s:O,s:s,s:(Ni),s:i}", "shape", shape_object.get(), "typestr", type.c_str(), "data",
-                                  PyLong_FromVoidPtr(data_of(self)), 0, "version", 3);
+  self->interface =
+      Py_BuildValue("{s:O,s:s,s:(Ni),s:i}", "shape", shape_object.get(), "typestr", type.c_str(),
+                    "data", PyLong_FromVoidPtr(data_of(self)), 0, "version", 3);
   return object;
 }
 
-// ------------------------------------------------------------------------------- events into Python
+// ------------------------------------------------------------------------------- events into
+// Python
 PyRef parameters_dict(const InboundRequest& request) {
   PyRef dict(PyDict_New());
   for (const auto& [key, kind, integer, number, string] : request.parameters) {
     PyRef value;
     switch (kind) {
-      case protocol::ParameterKind::Int: value = PyRef(PyLong_FromLongLong(integer)); break;
-      case protocol::ParameterKind::Bool: value = PyRef(PyBool_FromLong(integer != 0)); break;
-      case protocol::ParameterKind::Double: value = PyRef(PyFloat_FromDouble(number)); break;
-      case protocol::ParameterKind::String: value = text(string); break;
+      case protocol::ParameterKind::Int:
+        value = PyRef(PyLong_FromLongLong(integer));
+        break;
+      case protocol::ParameterKind::Bool:
+        value = PyRef(PyBool_FromLong(integer != 0));
+        break;
+      case protocol::ParameterKind::Double:
+        value = PyRef(PyFloat_FromDouble(number));
+        break;
+      case protocol::ParameterKind::String:
+        value = text(string);
+        break;
     }
     PyRef name = text(key);
     PyDict_SetItem(dict.get(), name.get(), value.get());
@@ -124,8 +140,11 @@ PyRef parameters_dict(const InboundRequest& request) {
 PyRef input_tuple(InputTensor& input) {
   PyRef shape = shape_tuple(input.shape);
   PyRef memory = new_memory(input.memory.release(), nullptr, numpy_typestr(input.dtype),
-                            input.dtype.is_bytes() || numpy_typestr(input.dtype).empty() ? std::vector<std::int64_t>{} : input.shape);
-  return PyRef(Py_BuildValue("(NiNN)", text(input.name).release(), triton_number(input.dtype), shape.release(), memory.release()));
+                            input.dtype.is_bytes() || numpy_typestr(input.dtype).empty()
+                                ? std::vector<std::int64_t>{}
+                                : input.shape);
+  return PyRef(Py_BuildValue("(NiNN)", text(input.name).release(), triton_number(input.dtype),
+                             shape.release(), memory.release()));
 }
 
 PyRef request_tuple(InboundRequest& request) {
@@ -139,12 +158,14 @@ PyRef request_tuple(InboundRequest& request) {
     PyRef item = text(name);
     PyList_Append(outputs.get(), item.get());
   }
-  PyRef correlation = request.correlation_text.empty() ? PyRef(PyLong_FromUnsignedLongLong(request.correlation))
-                                                       : text(request.correlation_text);
-  return PyRef(Py_BuildValue("(KNNIKNNN)", static_cast<unsigned long long>(request.number), text(request.id).release(),
-                             correlation.release(), static_cast<unsigned int>(request.flags),
-                             static_cast<unsigned long long>(request.timeout_us), parameters_dict(request).release(),
-                             outputs.release(), inputs.release()));
+  PyRef correlation = request.correlation_text.empty()
+                          ? PyRef(PyLong_FromUnsignedLongLong(request.correlation))
+                          : text(request.correlation_text);
+  return PyRef(Py_BuildValue(
+      "(KNNIKNNN)", static_cast<unsigned long long>(request.number), text(request.id).release(),
+      correlation.release(), static_cast<unsigned int>(request.flags),
+      static_cast<unsigned long long>(request.timeout_us), parameters_dict(request).release(),
+      outputs.release(), inputs.release()));
 }
 
 PyObject* event_object(Event& event) {
@@ -152,7 +173,8 @@ PyObject* event_object(Event& event) {
     const char* kind = command->kind == protocol::ControlKind::AutoComplete ? "auto_complete"
                        : command->kind == protocol::ControlKind::Load       ? "load"
                                                                             : "finalize";
-    return Py_BuildValue("(sNN)", kind, text(command->first).release(), text(command->second).release());
+    return Py_BuildValue("(sNN)", kind, text(command->first).release(),
+                         text(command->second).release());
   }
   auto& batch = std::get<InboundBatch>(event);
   PyRef requests(PyList_New(0));
@@ -160,7 +182,8 @@ PyObject* event_object(Event& event) {
     PyRef tuple = request_tuple(request);
     if (!tuple || PyList_Append(requests.get(), tuple.get()) != 0) return nullptr;
   }
-  return Py_BuildValue("(sKN)", "execute", static_cast<unsigned long long>(batch.number), requests.release());
+  return Py_BuildValue("(sKN)", "execute", static_cast<unsigned long long>(batch.number),
+                       requests.release());
 }
 
 PyObject* wait(PyObject*, PyObject*) {
@@ -205,7 +228,8 @@ PyObject* log(PyObject*, PyObject* args) {
     std::fprintf(stderr, "%s:%u] %s\n", file_text.c_str(), line, body.c_str());
     Py_RETURN_NONE;
   }
-  auto sent = without_gil([&] { return link_->log(static_cast<protocol::LogLevel>(level), file_text, line, body); });
+  auto sent = without_gil(
+      [&] { return link_->log(static_cast<protocol::LogLevel>(level), file_text, line, body); });
   if (!sent) return raise(sent.error());
   Py_RETURN_NONE;
 }
@@ -217,8 +241,10 @@ PyObject* empty(PyObject*, PyObject* args) {
   PyObject* shape = nullptr;
   if (!PyArg_ParseTuple(args, "nsO!", &bytes, &typestr, &PyTuple_Type, &shape)) return nullptr;
   std::vector<std::int64_t> dims;
-  for (Py_ssize_t i = 0; i < PyTuple_Size(shape); ++i) dims.push_back(PyLong_AsLongLong(PyTuple_GetItem(shape, i)));
-  auto block = without_gil([&] { return link_->arena().allocate(static_cast<std::size_t>(bytes)); });
+  for (Py_ssize_t i = 0; i < PyTuple_Size(shape); ++i)
+    dims.push_back(PyLong_AsLongLong(PyTuple_GetItem(shape, i)));
+  auto block =
+      without_gil([&] { return link_->arena().allocate(static_cast<std::size_t>(bytes)); });
   if (!block) return raise(block.error());
   return new_memory(nullptr, new tensorferry::Block(*block), typestr, dims).release();
 }
@@ -245,21 +271,26 @@ struct Answer {
 std::uint64_t reported_copies = 0;  // bytes copied that the server knows of
 constexpr const char* kAnswer = "_ferry_stub.answer";
 
-void delete_answer(PyObject* capsule) { delete static_cast<Answer*>(PyCapsule_GetPointer(capsule, kAnswer)); }
+void delete_answer(PyObject* capsule) {
+  delete static_cast<Answer*>(PyCapsule_GetPointer(capsule, kAnswer));
+}
 
 // One output: (name, triton dtype, shape, address or bytes, nbytes)
 bool plan_output(Answer& answer, PlannedResponse& response, PyObject* tuple) {
   PyObject *name = nullptr, *shape = nullptr, *where = nullptr;
   int number = 0;
   Py_ssize_t bytes = 0;
-  if (!PyArg_ParseTuple(tuple, "UiO!On", &name, &number, &PyTuple_Type, &shape, &where, &bytes)) return false;
+  if (!PyArg_ParseTuple(tuple, "UiO!On", &name, &number, &PyTuple_Type, &shape, &where, &bytes))
+    return false;
   PlannedOutput output;
   output.name = to_string(name);
   output.dtype = dtype_from_triton_number(number).value_or(kUint8);
-  for (Py_ssize_t i = 0; i < PyTuple_Size(shape); ++i) output.shape.push_back(PyLong_AsLongLong(PyTuple_GetItem(shape, i)));
+  for (Py_ssize_t i = 0; i < PyTuple_Size(shape); ++i)
+    output.shape.push_back(PyLong_AsLongLong(PyTuple_GetItem(shape, i)));
   const void* data = PyBytes_Check(where) ? PyBytes_AsString(where) : PyLong_AsVoidPtr(where);
   if (PyErr_Occurred()) return false;
-  auto placed = answer.plan.add(static_cast<const std::byte*>(data), static_cast<std::size_t>(bytes));
+  auto placed =
+      answer.plan.add(static_cast<const std::byte*>(data), static_cast<std::size_t>(bytes));
   if (!placed) {
     response.failed = true;
     response.code = placed.error().code;
@@ -279,12 +310,15 @@ PyObject* plan(PyObject*, PyObject* list) {
     unsigned long long number = 0;
     PyObject *error = nullptr, *outputs = nullptr;
     int code = 0;
-    if (!PyArg_ParseTuple(PyList_GetItem(list, i), "KOiO!", &number, &error, &code, &PyList_Type, &outputs)) return nullptr;
+    if (!PyArg_ParseTuple(PyList_GetItem(list, i), "KOiO!", &number, &error, &code, &PyList_Type,
+                          &outputs))
+      return nullptr;
     PlannedResponse& response = answer->responses.emplace_back();
     response.request = number;
     if (error != Py_None) {
       response.failed = true;
-      response.code = is_error_code(static_cast<std::uint8_t>(code)) ? static_cast<ErrorCode>(code) : ErrorCode::Unknown;
+      response.code = is_error_code(static_cast<std::uint8_t>(code)) ? static_cast<ErrorCode>(code)
+                                                                     : ErrorCode::Unknown;
       response.error = to_string(error);
       continue;
     }
@@ -324,7 +358,8 @@ PyObject* send(PyObject*, PyObject* args) {
       response.outputs.clear();
     }
     std::size_t first = records.size();
-    for (const PlannedOutput& output : response.outputs) fill(*answer, output, records.emplace_back());
+    for (const PlannedOutput& output : response.outputs)
+      fill(*answer, output, records.emplace_back());
     protocol::ResponseRecord& record = responses.emplace_back();
     record.request = response.request;
     record.flags = protocol::kResponseFinal;
@@ -379,8 +414,15 @@ PyMethodDef functions[] = {{"open", open_link, METH_VARARGS, nullptr},
                            {"count_copy", count, METH_O, nullptr},
                            {nullptr, nullptr, 0, nullptr}};
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ferry_stub", "The stub's native part.", -1, functions, nullptr,
-                          nullptr, nullptr, nullptr};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                          "_ferry_stub",
+                          "The stub's native part.",
+                          -1,
+                          functions,
+                          nullptr,
+                          nullptr,
+                          nullptr,
+                          nullptr};
 
 }  // namespace
 }  // namespace tensorferry::stub

@@ -37,7 +37,8 @@ void* take(std::size_t bytes) {
   Holdings* holdings = current.load(std::memory_order_acquire);
   if (!holdings || disowned || bytes < kLargeBytes) return nullptr;
   Arena& arena = holdings->link().arena();
-  if (arena.bytes_in_use() + bytes > arena.options().max_bytes / 2) return nullptr;  // the rest comes from malloc
+  if (arena.bytes_in_use() + bytes > arena.options().max_bytes / 2)
+    return nullptr;  // the rest comes from malloc
   auto block = arena.allocate(bytes);
   return block ? block->data : nullptr;
 }

@@ -31,7 +31,10 @@ void Holdings::collect(std::vector<Mapping>& mappings) {
   for (const auto& [address, input] : inputs_) {
     if (!input->mapping) continue;
     Segment& segment = *input->mapping;
-    Mapping& mapping = by_segment.try_emplace(segment.id(), Mapping{segment.fd(), segment.data(), segment.bytes(), {}}).first->second;
+    Mapping& mapping =
+        by_segment
+            .try_emplace(segment.id(), Mapping{segment.fd(), segment.data(), segment.bytes(), {}})
+            .first->second;
     mapping.live.emplace_back(input->data, input->bytes);
   }
   for (auto& [id, mapping] : by_segment) mappings.push_back(std::move(mapping));
@@ -56,7 +59,9 @@ OutputPlan::~OutputPlan() {
 
 bool OutputPlan::overlaps_a_candidate(const std::byte* data, std::size_t bytes) const {
   for (const Output& other : outputs_) {
-    if (other.source != Source::Done && data < other.data + other.bytes && other.data < data + bytes) return true;
+    if (other.source != Source::Done && data < other.data + other.bytes &&
+        other.data < data + bytes)
+      return true;
   }
   return false;
 }
@@ -66,7 +71,8 @@ Result<protocol::MemoryRef> OutputPlan::copy_out(const std::byte* data, std::siz
   if (!block) return std::unexpected(block.error());
   copy_payload(block->data, data, bytes);
   std::uint64_t lease = holdings_.link_.lend(*block, block->data, bytes);
-  return protocol::MemoryRef{protocol::MemoryKind::Segment, block->segment, block->offset, bytes, lease};
+  return protocol::MemoryRef{protocol::MemoryKind::Segment, block->segment, block->offset, bytes,
+                             lease};
 }
 
 Result<std::size_t> OutputPlan::add(const std::byte* data, std::size_t bytes) {
@@ -88,7 +94,8 @@ Result<std::size_t> OutputPlan::add(const std::byte* data, std::size_t bytes) {
         output.source = Source::Input;
         output.lease = input.lease;
         output.memory = {protocol::MemoryKind::Segment, input.segment,
-                         input.offset + static_cast<std::uint64_t>(data - input.data), bytes, input.lease};
+                         input.offset + static_cast<std::uint64_t>(data - input.data), bytes,
+                         input.lease};
         holdings_.named_inputs_.try_emplace(input.lease);
       }
     }
@@ -125,7 +132,8 @@ Result<void> OutputPlan::settle() {
       auto* data = const_cast<std::byte*>(output.data);
       std::uint64_t lease = holdings_.link_.lend(output.block, data, output.bytes);
       output.memory = {protocol::MemoryKind::Segment, output.block.segment,
-                       output.block.offset + static_cast<std::uint64_t>(data - output.block.data), output.bytes, lease};
+                       output.block.offset + static_cast<std::uint64_t>(data - output.block.data),
+                       output.bytes, lease};
     }
     output.source = Source::Done;
   }

@@ -1,5 +1,6 @@
-// Where the outputs of a batch lie when they cross (docs/design.md, "Zero-copy both ways"): in two steps, so that
-// "nobody holds it any more" is asked after Python has let go. Knows nothing of Python; the caller serialises.
+// Where the outputs of a batch lie when they cross (docs/design.md, "Zero-copy both ways"): in two
+// steps, so that "nobody holds it any more" is asked after Python has let go. Knows nothing of
+// Python; the caller serialises.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -15,15 +16,18 @@
 
 namespace tensorferry::stub {
 
-// The inputs that Python holds, by address, and what is decided about blocks while a batch is answered.
+// The inputs that Python holds, by address, and what is decided about blocks while a batch is
+// answered.
 class Holdings : private ForkParticipant {
  public:
-  explicit Holdings(StubLink& link) : link_(link), fork_registration_(register_fork_participant(*this)) {}
+  explicit Holdings(StubLink& link)
+      : link_(link), fork_registration_(register_fork_participant(*this)) {}
   // Called in a forked child, where nothing may be taken from the arena or given back.
   void set_disown(void (*disown)() noexcept) { disown_ = disown; }
 
   void add_input(const InputMemory& memory);
-  // Python let go of an input / NumPy freed an arena block: given back, unless the batch being answered names it.
+  // Python let go of an input / NumPy freed an arena block: given back, unless the batch being
+  // answered names it.
   void drop_input(const InputMemory& memory);
   void drop_block(const Block& block);
 
@@ -54,7 +58,8 @@ class OutputPlan {
 
   // An output's bytes, in C order. Copies them now unless they lie in shared memory that may move.
   Result<std::size_t> add(const std::byte* data, std::size_t bytes);
-  // Python has dropped its references: decides, copies what is still held. memory(i) is valid after it.
+  // Python has dropped its references: decides, copies what is still held. memory(i) is valid after
+  // it.
   Result<void> settle();
 
   const protocol::MemoryRef& memory(std::size_t index) const { return outputs_[index].memory; }
@@ -68,8 +73,8 @@ class OutputPlan {
     Source source = Source::Done;
     const std::byte* data = nullptr;
     std::size_t bytes = 0;
-    std::uint64_t lease = 0;  // Input
-    tensorferry::Block block; // Block
+    std::uint64_t lease = 0;   // Input
+    tensorferry::Block block;  // Block
     protocol::MemoryRef memory;
     std::vector<std::byte> small;
   };

@@ -34,7 +34,8 @@ class PyRef {
 };
 
 inline PyRef text(std::string_view value) {
-  return PyRef(PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace"));
+  return PyRef(
+      PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace"));
 }
 
 // UTF-8 of a str; empty and an exception set where it is none.

@@ -3,11 +3,11 @@
 #include <tensorferry/transport/copy.h>
 #include <tensorferry/transport/version.h>
 
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 #include <csignal>
 #include <cstdio>
-#include <sys/prctl.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 namespace tensorferry::stub {
 namespace {
@@ -23,7 +23,7 @@ constexpr std::chrono::milliseconds kSocketTick{500};
 void on_parent_death(int) { ::kill(0, SIGKILL); }
 
 void watch_parent() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_parent_death;
   int signal = SIGRTMAX - 1;
   ::sigaction(signal, &action, nullptr);
@@ -60,24 +60,29 @@ Result<void> StubLink::start() {
   Scratch scratch;
   auto welcome = decode<protocol::Welcome>((*message)->body, scratch);
   if (!welcome) return std::unexpected(welcome.error());
-  if (welcome->build_id != kBuildId) return failure(ErrorCode::Protocol, "the server is another build");
+  if (welcome->build_id != kBuildId)
+    return failure(ErrorCode::Protocol, "the server is another build");
   instance_ = welcome->instance;
   auto bytes = (channel_bytes(welcome->ring_capacity) + 4095) / 4096 * 4096;
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
-  ArenaOptions options{welcome->arena_initial_bytes, welcome->arena_growth_bytes, welcome->arena_max_bytes};
+  ArenaOptions options{welcome->arena_initial_bytes, welcome->arena_growth_bytes,
+                       welcome->arena_max_bytes};
   arena_ = std::make_unique<Arena>(options, [this](std::size_t size) { return grow(size); });
   lent_ = std::make_unique<LeaseBook>(*arena_);
   Channel::Options channel;
   channel.ring_capacity = welcome->ring_capacity;
   channel.spill_arena = arena_.get();
-  channel.resolve = [this](const protocol::MemoryRef& memory) { return resolve(memory.place, memory.offset, memory.bytes); };
+  channel.resolve = [this](const protocol::MemoryRef& memory) {
+    return resolve(memory.place, memory.offset, memory.bytes);
+  };
   channel.issue_lease = [this](BlockId id) {
     Block block = arena_->lookup(id).value();
     return lend(block, block.data, block.bytes);
   };
-  channel_ = std::make_unique<Channel>(std::move(*ring), Side::Stub, std::move(channel),
-                                       [this](const Received& received) { return on_message(received); });
+  channel_ =
+      std::make_unique<Channel>(std::move(*ring), Side::Stub, std::move(channel),
+                                [this](const Received& received) { return on_message(received); });
   channel_->set_release_notify([this] { (void)channel_->flush_releases(); });
   control_ = std::thread([this] { serve_control(); });
   background_ = std::thread([this] { channel_->inbox().serve_background(); });
@@ -90,7 +95,8 @@ Result<std::shared_ptr<Segment>> StubLink::grow(std::size_t bytes) {
   std::unique_lock lock(mutex_);
   std::uint64_t number = next_request_++;
   lock.unlock();
-  if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes}); !sent) return std::unexpected(sent.error());
+  if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes}); !sent)
+    return std::unexpected(sent.error());
   lock.lock();
   if (!segments_changed_.wait_for(lock, kPatience, [&] { return granted_.contains(number); })) {
     return failure(ErrorCode::OutOfSharedMemory, "the server did not provide a segment in time");
@@ -100,17 +106,21 @@ Result<std::shared_ptr<Segment>> StubLink::grow(std::size_t bytes) {
   return result;
 }
 
-Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offset, std::uint64_t bytes) {
+Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offset,
+                                            std::uint64_t bytes) {
   if (!host_segments_.find(place)) {
     std::unique_lock lock(mutex_);
-    segments_changed_.wait_for(lock, kPatience, [&] { return host_segments_.find(place) != nullptr; });
+    segments_changed_.wait_for(lock, kPatience,
+                               [&] { return host_segments_.find(place) != nullptr; });
   }
   return host_segments_.resolve(place, offset, bytes);
 }
 
 std::uint64_t StubLink::lend(const Block& block, std::byte* data, std::size_t bytes) {
   std::scoped_lock lock(lent_mutex_);
-  return lent_->lend_held({block.id, block.segment, block.offset + static_cast<std::uint64_t>(data - block.data), bytes, data});
+  return lent_->lend_held({block.id, block.segment,
+                           block.offset + static_cast<std::uint64_t>(data - block.data), bytes,
+                           data});
 }
 
 void StubLink::release_input(std::uint64_t lease) { channel_->release_later(lease); }
@@ -118,7 +128,8 @@ void StubLink::release_input(std::uint64_t lease) { channel_->release_later(leas
 Result<void> StubLink::on_releases(std::span<const protocol::LeaseRelease> releases) {
   std::scoped_lock lock(lent_mutex_);
   for (const auto& release : releases) {
-    if (!lent_->release(release.lease)) return failure(ErrorCode::Protocol, "the server gives back what it doesn't hold");
+    if (!lent_->release(release.lease))
+      return failure(ErrorCode::Protocol, "the server gives back what it doesn't hold");
   }
   return {};
 }
@@ -150,7 +161,8 @@ Result<void> StubLink::on_execute(const protocol::Execute& message) {
     request.flags = record.flags;
     request.timeout_us = record.timeout_us;
     for (const auto& p : record.parameters) {
-      request.parameters.emplace_back(std::string(p.key), p.kind, p.integer, p.number, std::string(p.text));
+      request.parameters.emplace_back(std::string(p.key), p.kind, p.integer, p.number,
+                                      std::string(p.text));
     }
     for (std::string_view name : record.requested_outputs) request.outputs.emplace_back(name);
     for (const auto& tensor : record.inputs) {
@@ -185,8 +197,8 @@ Result<void> StubLink::on_execute(const protocol::Execute& message) {
 void StubLink::serve_control() {
   Scratch scratch;
   while (true) {
-    // A model that closes descriptors it did not open closes ours too; while poll() sleeps on it the kernel keeps it
-    // open and the server can't see it. So look up now and then.
+    // A model that closes descriptors it did not open closes ours too; while poll() sleeps on it
+    // the kernel keeps it open and the server can't see it. So look up now and then.
     auto message = socket_.receive(Clock::now() + kSocketTick);
     if (message && !*message) continue;
     if (!message) {
@@ -213,8 +225,10 @@ Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
       auto mapped = Segment::map(segment->segment, std::move(message.fd), segment->bytes);
       if (!mapped) return std::unexpected(mapped.error());
       std::scoped_lock lock(mutex_);
-      if (segment->role == protocol::SegmentRole::Host) host_segments_.insert(*mapped);
-      else granted_.emplace(segment->reply_to, *mapped);
+      if (segment->role == protocol::SegmentRole::Host)
+        host_segments_.insert(*mapped);
+      else
+        granted_.emplace(segment->reply_to, *mapped);
       segments_changed_.notify_all();
       return {};
     }
@@ -244,9 +258,14 @@ Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
       push({message.kind, std::string(command->model_path), std::string(command->args)});
       return {};
     }
-    case ControlKind::Finalize: push({message.kind, {}, {}}); return {};
-    case ControlKind::Trim: arena_->trim(0); return {};
-    default: return failure(ErrorCode::Protocol, "an unexpected control message came");
+    case ControlKind::Finalize:
+      push({message.kind, {}, {}});
+      return {};
+    case ControlKind::Trim:
+      arena_->trim(0);
+      return {};
+    default:
+      return failure(ErrorCode::Protocol, "an unexpected control message came");
   }
 }
 
@@ -279,10 +298,13 @@ Result<void> StubLink::reply(protocol::ControlKind to, bool failed, std::string_
   return {};
 }
 
-Result<void> StubLink::log(protocol::LogLevel level, std::string_view file, std::uint32_t line, std::string_view text) {
+Result<void> StubLink::log(protocol::LogLevel level, std::string_view file, std::uint32_t line,
+                           std::string_view text) {
   return socket_.send(protocol::Log{level, file.substr(0, 4000), line, text.substr(0, 64 << 10)});
 }
 
-Result<void> StubLink::respond(const protocol::Responses& message) { return channel_->send(message, Urgency::Urgent); }
+Result<void> StubLink::respond(const protocol::Responses& message) {
+  return channel_->send(message, Urgency::Urgent);
+}
 
 }  // namespace tensorferry::stub

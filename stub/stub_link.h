@@ -1,5 +1,5 @@
-// The stub's side of the conversation: handshake, segments, the arena, leases, batches in and answers out.
-// Knows nothing of Python.
+// The stub's side of the conversation: handshake, segments, the arena, leases, batches in and
+// answers out. Knows nothing of Python.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -45,7 +45,8 @@ struct InboundRequest {
   std::string correlation_text;
   std::uint32_t flags = 0;
   std::uint64_t timeout_us = 0;
-  std::vector<std::tuple<std::string, protocol::ParameterKind, std::int64_t, double, std::string>> parameters;
+  std::vector<std::tuple<std::string, protocol::ParameterKind, std::int64_t, double, std::string>>
+      parameters;
   std::vector<std::string> outputs;
   std::vector<InputTensor> inputs;
 };
@@ -71,7 +72,8 @@ class StubLink {
   // Waits for the next thing to do, up to the deadline. The GIL must not be held.
   std::optional<Event> wait(const Deadline& deadline);
   Result<void> reply(protocol::ControlKind to, bool failed, std::string_view text);
-  Result<void> log(protocol::LogLevel level, std::string_view file, std::uint32_t line, std::string_view text);
+  Result<void> log(protocol::LogLevel level, std::string_view file, std::uint32_t line,
+                   std::string_view text);
   Result<void> respond(const protocol::Responses& message);
 
   Arena& arena() noexcept { return *arena_; }

@@ -143,9 +143,7 @@ class Report:
             for case in bad:
                 last = (case.findtext("system-out") or "").splitlines()[-SHOWN_LINES // 5 :]
                 say("\n".join([f"--- {case.get('name')}", *last]))
-        skipped = sum(
-            case.find("skipped") is not None or case.get("status") in ("notrun", "disabled") for case in cases
-        )
+        skipped = sum(case.find("skipped") is not None or case.get("status") in ("notrun", "disabled") for case in cases)
         if exit_code and not failed:
             self.add(f"{name}: ended with {exit_code}", 0, 1, 0)
         self.add(name, len(cases) - failed - skipped, failed, skipped)

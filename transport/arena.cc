@@ -48,7 +48,8 @@ struct Arena::Impl {
   PageRuns runs;
   std::map<SegmentId, std::shared_ptr<Segment>> segments;
   std::map<std::uintptr_t, std::uint32_t> live;  // address → slot, of blocks handed out
-  std::vector<std::unique_ptr<Ranges>> all_ranges;  // published ones stay, since readers hold no lock
+  std::vector<std::unique_ptr<Ranges>>
+      all_ranges;  // published ones stay, since readers hold no lock
   ArenaStatistics statistics;
 
   std::atomic<const Ranges*> ranges{nullptr};
@@ -160,7 +161,8 @@ struct Arena::Impl {
     runs.add_segment(segment->id(), segment->bytes());
     statistics.segment_bytes += segment->bytes();
     ++statistics.segments;
-    statistics.peak_segment_bytes = std::max(statistics.peak_segment_bytes, statistics.segment_bytes);
+    statistics.peak_segment_bytes =
+        std::max(statistics.peak_segment_bytes, statistics.segment_bytes);
     segments.emplace(segment->id(), std::move(segment));
     publish_ranges();
   }
@@ -182,19 +184,21 @@ struct Arena::Impl {
     std::size_t room = options.max_bytes - std::min(options.max_bytes, statistics.segment_bytes);
     if (need > room) {
       return failure(ErrorCode::OutOfSharedMemory,
-                     "no room for " + std::to_string(bytes) + " bytes in the arena: " +
-                         std::to_string(statistics.bytes_in_use) + " bytes are in use, " +
-                         std::to_string(statistics.segment_bytes) + " of at most " +
-                         std::to_string(options.max_bytes) +
+                     "no room for " + std::to_string(bytes) +
+                         " bytes in the arena: " + std::to_string(statistics.bytes_in_use) +
+                         " bytes are in use, " + std::to_string(statistics.segment_bytes) +
+                         " of at most " + std::to_string(options.max_bytes) +
                          " are allocated; raise arena_max_bytes, or hold fewer tensors at a time");
     }
-    std::size_t wish = segments.empty() ? options.initial_bytes
-                                        : std::max(options.growth_bytes, statistics.segment_bytes / 2);
+    std::size_t wish = segments.empty()
+                           ? options.initial_bytes
+                           : std::max(options.growth_bytes, statistics.segment_bytes / 2);
     return std::min(std::max(wish, need), room);
   }
 };
 
-Arena::Arena(ArenaOptions options, SegmentSource source, SegmentSink dropped) : impl_(std::make_unique<Impl>()) {
+Arena::Arena(ArenaOptions options, SegmentSource source, SegmentSink dropped)
+    : impl_(std::make_unique<Impl>()) {
   impl_->options = options;
   impl_->source = std::move(source);
   impl_->dropped = std::move(dropped);
@@ -209,7 +213,8 @@ Result<Block> Arena::allocate(std::size_t bytes) {
       std::scoped_lock lock(impl_->mutex);
       if (bytes > impl_->options.max_bytes) {
         grow = impl_->next_segment_bytes(impl_->options.max_bytes + 1);
-        grow.error().message = "no room for " + std::to_string(bytes) + " bytes: the arena may have at most " +
+        grow.error().message = "no room for " + std::to_string(bytes) +
+                               " bytes: the arena may have at most " +
                                std::to_string(impl_->options.max_bytes) + "; raise arena_max_bytes";
       } else {
         if (auto block = impl_->take(bytes)) return *block;
@@ -260,7 +265,8 @@ bool Arena::owns(const void* address) const noexcept {
   const Ranges* ranges = impl_->ranges.load(std::memory_order_acquire);
   if (!ranges) return false;
   auto at = reinterpret_cast<std::uintptr_t>(address);
-  auto it = std::ranges::upper_bound(ranges->sorted, at, {}, [](const auto& range) { return range.first; });
+  auto it = std::ranges::upper_bound(ranges->sorted, at, {},
+                                     [](const auto& range) { return range.first; });
   return it != ranges->sorted.begin() && at < std::prev(it)->second;
 }
 
@@ -289,7 +295,8 @@ std::size_t Arena::trim(std::size_t keep_idle_bytes) {
     std::size_t idle = 0;
     for (auto it = impl_->segments.begin(); it != impl_->segments.end();) {
       auto& [id, segment] = *it;
-      if (!impl_->runs.is_idle(id, segment->bytes()) || (idle += segment->bytes()) <= keep_idle_bytes) {
+      if (!impl_->runs.is_idle(id, segment->bytes()) ||
+          (idle += segment->bytes()) <= keep_idle_bytes) {
         ++it;
         continue;
       }
@@ -327,7 +334,8 @@ std::vector<std::shared_ptr<Segment>> Arena::segments() const {
   return result;
 }
 
-std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>> Arena::live_ranges_locked() const {
+std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>>
+Arena::live_ranges_locked() const {
   std::map<SegmentId, std::vector<std::span<std::byte>>> ranges;
   for (const auto& [address, index] : impl_->live) {
     const Slot& slot = impl_->slots[index];

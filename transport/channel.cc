@@ -85,7 +85,9 @@ struct Channel::Impl {
     if (first && notify) notify();
   }
 
-  Error why_closed() const { return inbox.stopped() ? inbox.error() : Error{ErrorCode::Closed, "closed", {}}; }
+  Error why_closed() const {
+    return inbox.stopped() ? inbox.error() : Error{ErrorCode::Closed, "closed", {}};
+  }
 
   // Under send_mutex: room for a record, waiting for it if need be.
   Result<std::span<std::byte>> claim(std::size_t bytes, const Deadline& deadline) {
@@ -96,25 +98,28 @@ struct Channel::Impl {
       if (*room) return **room;
       if (passed(deadline)) {
         return failure(ErrorCode::DeadlineExceeded, "the other side does not read: its ring of " +
-                                                        std::to_string(writer.capacity()) + " bytes stays full");
+                                                        std::to_string(writer.capacity()) +
+                                                        " bytes stays full");
       }
       Deadline tick = Clock::now() + kRoomTick;
       writer.wait_for_room(bytes, deadline && *deadline < *tick ? deadline : tick);
     }
   }
 
-  Result<void> send_spilled(protocol::RecordKind kind, std::size_t body_bytes, const void* message, WriteBody write,
-                            Urgency urgency, const Deadline& deadline) {
+  Result<void> send_spilled(protocol::RecordKind kind, std::size_t body_bytes, const void* message,
+                            WriteBody write, Urgency urgency, const Deadline& deadline) {
     if (!options.spill_arena || !options.issue_lease || body_bytes > protocol::kMaxBodyBytes) {
-      return failure(ErrorCode::Protocol, "a message of " + std::to_string(body_bytes) + " bytes is larger than the " +
-                                              std::to_string(max_record_bytes(options.ring_capacity)) +
-                                              " that fit a record of the ring");
+      return failure(ErrorCode::Protocol,
+                     "a message of " + std::to_string(body_bytes) + " bytes is larger than the " +
+                         std::to_string(max_record_bytes(options.ring_capacity)) +
+                         " that fit a record of the ring");
     }
     auto block = options.spill_arena->allocate(body_bytes);
     if (!block) return std::unexpected(block.error());
     write(message, {block->data, body_bytes});
     protocol::Spill spill;
-    spill.body = {protocol::MemoryKind::Segment, block->segment, block->offset, body_bytes, options.issue_lease(block->id)};
+    spill.body = {protocol::MemoryKind::Segment, block->segment, block->offset, body_bytes,
+                  options.issue_lease(block->id)};
     std::size_t bytes = encoded_bytes(spill);
     auto room = claim(bytes, deadline);
     if (!room) return std::unexpected(room.error());  // the lease's holder is void with the channel
@@ -125,11 +130,13 @@ struct Channel::Impl {
 };
 
 Channel::Channel(std::shared_ptr<Segment> ring, Side side, Options options, Handler handler)
-    : impl_(std::make_unique<Impl>(std::move(ring), side, std::move(options), std::move(handler))) {}
+    : impl_(std::make_unique<Impl>(std::move(ring), side, std::move(options), std::move(handler))) {
+}
 Channel::~Channel() = default;
 
-Result<void> Channel::send_encoded(protocol::RecordKind kind, std::size_t body_bytes, const void* message,
-                                   WriteBody write, Urgency urgency, const Deadline& deadline) {
+Result<void> Channel::send_encoded(protocol::RecordKind kind, std::size_t body_bytes,
+                                   const void* message, WriteBody write, Urgency urgency,
+                                   const Deadline& deadline) {
   std::scoped_lock lock(impl_->send_mutex);
   if (body_bytes > max_record_bytes(impl_->options.ring_capacity)) {
     return impl_->send_spilled(kind, body_bytes, message, write, urgency, deadline);
@@ -154,7 +161,8 @@ void Channel::take_releases(std::vector<protocol::LeaseRelease>& out) {
   std::scoped_lock lock(impl_->release_mutex);
   std::size_t count = std::min(kMost, impl_->releases.size());
   for (std::size_t i = 0; i < count; ++i) out.push_back({impl_->releases[i], {}});
-  impl_->releases.erase(impl_->releases.begin(), impl_->releases.begin() + static_cast<std::ptrdiff_t>(count));
+  impl_->releases.erase(impl_->releases.begin(),
+                        impl_->releases.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
 Result<void> Channel::flush_releases(Urgency urgency) {
@@ -183,6 +191,8 @@ void Channel::close(Error why) {
   if (!impl_->closed.exchange(true)) impl_->writer.wake();
 }
 
-bool Channel::closed() const noexcept { return impl_->closed.load(std::memory_order_acquire) || impl_->inbox.stopped(); }
+bool Channel::closed() const noexcept {
+  return impl_->closed.load(std::memory_order_acquire) || impl_->inbox.stopped();
+}
 
 }  // namespace tensorferry

@@ -12,7 +12,8 @@
 namespace tensorferry {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "numbers are copied as they lie in memory");
+static_assert(std::endian::native == std::endian::little,
+              "numbers are copied as they lie in memory");
 
 template <class T>
 inline constexpr bool kIsSpan = false;
@@ -33,15 +34,19 @@ std::size_t size_of(const T& value) {
     return 5;
   } else if constexpr (Number<T>) {
     return sizeof(T);
-  } else if constexpr (std::is_same_v<T, std::string_view> || std::is_same_v<T, std::span<const std::byte>>) {
+  } else if constexpr (std::is_same_v<T, std::string_view> ||
+                       std::is_same_v<T, std::span<const std::byte>>) {
     return 4 + value.size();
   } else if constexpr (kIsSpan<T>) {
-    if constexpr (Number<typename T::value_type>) return 4 + value.size() * sizeof(typename T::value_type);
+    if constexpr (Number<typename T::value_type>)
+      return 4 + value.size() * sizeof(typename T::value_type);
     std::size_t total = 4;
     for (const auto& item : value) total += size_of(item);
     return total;
   } else {
-    return std::apply([&](auto... member) { return (std::size_t{0} + ... + size_of(value.*member)); }, T::fields());
+    return std::apply(
+        [&](auto... member) { return (std::size_t{0} + ... + size_of(value.*member)); },
+        T::fields());
   }
 }
 
@@ -62,7 +67,8 @@ std::byte* write(std::byte* at, const T& value) {
     return write(at, value.id);
   } else if constexpr (Number<T>) {
     return put(at, &value, sizeof value);
-  } else if constexpr (std::is_same_v<T, std::string_view> || std::is_same_v<T, std::span<const std::byte>>) {
+  } else if constexpr (std::is_same_v<T, std::string_view> ||
+                       std::is_same_v<T, std::span<const std::byte>>) {
     at = write(at, static_cast<std::uint32_t>(value.size()));
     return put(at, value.data(), value.size());
   } else if constexpr (kIsSpan<T>) {
@@ -77,8 +83,8 @@ std::byte* write(std::byte* at, const T& value) {
 }
 
 // ------------------------------------------------------------------------------------------ read
-// Reads one value of each kind; false when the bytes don't hold one. `why` is set where more can be said than
-// that they ended.
+// Reads one value of each kind; false when the bytes don't hold one. `why` is set where more can be
+// said than that they ended.
 struct Decoder {
   ByteReader in;
   Scratch& scratch;
@@ -100,7 +106,8 @@ struct Decoder {
     } else {
       if (!in.number(value)) return false;
       if constexpr (std::is_enum_v<T>) {
-        if (!is_known(value)) return fail("an enum has the unknown value " + std::to_string(static_cast<int>(value)));
+        if (!is_known(value))
+          return fail("an enum has the unknown value " + std::to_string(static_cast<int>(value)));
       }
       return true;
     }
@@ -130,7 +137,8 @@ struct Decoder {
   bool read(std::span<const T>& value) {
     std::uint32_t count = 0;
     if (!in.number(count)) return false;
-    // Each item takes at least what an empty one takes, so a count that lies costs no more than its message.
+    // Each item takes at least what an empty one takes, so a count that lies costs no more than its
+    // message.
     if (count > protocol::kMaxListItems || count > in.left() / size_of(T{})) {
       return fail("a list's count is larger than its message");
     }
@@ -145,7 +153,8 @@ struct Decoder {
 
   template <Struct T>
   bool read(T& value) {
-    return std::apply([&](auto... member) { return (read(value.*member) && ...); }, T::fields()) && check(value);
+    return std::apply([&](auto... member) { return (read(value.*member) && ...); }, T::fields()) &&
+           check(value);
   }
 
   template <class T>
@@ -153,19 +162,24 @@ struct Decoder {
     return true;
   }
   bool check(const protocol::TensorRecord& tensor) {
-    if (tensor.name.size() > protocol::kMaxNameBytes) return fail("a tensor's name is longer than allowed");
+    if (tensor.name.size() > protocol::kMaxNameBytes)
+      return fail("a tensor's name is longer than allowed");
     auto valid = validate(tensor);
     return valid || fail("tensor '" + std::string(tensor.name) + "': " + valid.error().message);
   }
   bool check(const protocol::Parameter& parameter) {
-    return parameter.key.size() <= protocol::kMaxNameBytes || fail("a parameter's key is longer than allowed");
+    return parameter.key.size() <= protocol::kMaxNameBytes ||
+           fail("a parameter's key is longer than allowed");
   }
   bool check(const protocol::RequestRecord& request) {
-    return request.id.size() <= protocol::kMaxNameBytes || fail("a request's id is longer than allowed");
+    return request.id.size() <= protocol::kMaxNameBytes ||
+           fail("a request's id is longer than allowed");
   }
 };
 
-std::unexpected<Error> refused(std::string what) { return failure(ErrorCode::Protocol, std::move(what)); }
+std::unexpected<Error> refused(std::string what) {
+  return failure(ErrorCode::Protocol, std::move(what));
+}
 
 }  // namespace
 
@@ -206,14 +220,16 @@ Result<std::int64_t> element_count(std::span<const std::int64_t> shape) {
   for (std::int64_t dim : shape) {
     if (dim < 0) return refused("dimension " + std::to_string(dim) + " is negative");
     if (dim == 0) empty = true;
-    if (!empty && __builtin_mul_overflow(count, dim, &count)) return refused("the shape's element count overflows");
+    if (!empty && __builtin_mul_overflow(count, dim, &count))
+      return refused("the shape's element count overflows");
   }
   return empty ? 0 : count;
 }
 
 Result<void> validate(const protocol::TensorRecord& tensor) {
   if (tensor.shape.size() > protocol::kMaxRank) {
-    return refused("rank " + std::to_string(tensor.shape.size()) + " is above " + std::to_string(protocol::kMaxRank));
+    return refused("rank " + std::to_string(tensor.shape.size()) + " is above " +
+                   std::to_string(protocol::kMaxRank));
   }
   auto count = element_count(tensor.shape);
   if (!count) return std::unexpected(count.error());
@@ -230,13 +246,16 @@ Result<void> validate(const protocol::TensorRecord& tensor) {
   const auto element = static_cast<std::int64_t>(element_bytes(tensor.dtype));
   if (tensor.strides.empty()) {
     std::int64_t expected = 0;
-    if (__builtin_mul_overflow(*count, element, &expected)) return refused("the byte size overflows");
+    if (__builtin_mul_overflow(*count, element, &expected))
+      return refused("the byte size overflows");
     if (static_cast<std::uint64_t>(expected) != bytes) {
-      return refused("it has " + std::to_string(bytes) + " bytes, its shape takes " + std::to_string(expected));
+      return refused("it has " + std::to_string(bytes) + " bytes, its shape takes " +
+                     std::to_string(expected));
     }
     return {};
   }
-  if (tensor.strides.size() != tensor.shape.size()) return refused("strides and shape differ in rank");
+  if (tensor.strides.size() != tensor.shape.size())
+    return refused("strides and shape differ in rank");
   std::int64_t last = 0;  // the farthest element, from the first
   for (std::size_t i = 0; i < tensor.shape.size() && *count > 0; ++i) {
     std::int64_t reach = 0;
@@ -247,7 +266,8 @@ Result<void> validate(const protocol::TensorRecord& tensor) {
     }
   }
   std::int64_t extent = 0;
-  if (*count > 0 && (__builtin_add_overflow(last, 1, &extent) || __builtin_mul_overflow(extent, element, &extent))) {
+  if (*count > 0 && (__builtin_add_overflow(last, 1, &extent) ||
+                     __builtin_mul_overflow(extent, element, &extent))) {
     return refused("the strides overflow");
   }
   if (static_cast<std::uint64_t>(extent) > bytes) return refused("its strides leave its bytes");
@@ -271,10 +291,12 @@ Result<Message> decode_private(std::span<const std::byte> bytes, Scratch& scratc
   Decoder decoder{ByteReader(bytes), scratch, {}};
   Message message{};
   if (!decoder.read(message)) {
-    return refused(std::string(name_of<Message>()) + ": " + (decoder.why.empty() ? "it ends too early" : decoder.why));
+    return refused(std::string(name_of<Message>()) + ": " +
+                   (decoder.why.empty() ? "it ends too early" : decoder.why));
   }
   if (decoder.in.left() != 0) {
-    return refused(std::string(name_of<Message>()) + ": " + std::to_string(decoder.in.left()) + " bytes are left over");
+    return refused(std::string(name_of<Message>()) + ": " + std::to_string(decoder.in.left()) +
+                   " bytes are left over");
   }
   return message;
 }
@@ -286,10 +308,10 @@ Result<Message> decode(std::span<const std::byte> bytes, Scratch& scratch) {
   return decode_private<Message>({copy, bytes.size()}, scratch);
 }
 
-#define TENSORFERRY_INSTANTIATE(Message)                                                             \
-  template std::size_t encoded_bytes(const Message&);                                                \
-  template std::size_t encode(const Message&, std::span<std::byte>);                                 \
-  template Result<Message> decode<Message>(std::span<const std::byte>, Scratch&);                    \
+#define TENSORFERRY_INSTANTIATE(Message)                                          \
+  template std::size_t encoded_bytes(const Message&);                             \
+  template std::size_t encode(const Message&, std::span<std::byte>);              \
+  template Result<Message> decode<Message>(std::span<const std::byte>, Scratch&); \
   template Result<Message> decode_private<Message>(std::span<const std::byte>, Scratch&);
 
 TENSORFERRY_INSTANTIATE(protocol::Spill)

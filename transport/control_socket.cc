@@ -54,7 +54,9 @@ Arrived take_descriptors(msghdr& message) {
   return arrived;
 }
 
-Error closed_by_peer() { return {ErrorCode::Closed, "the control socket was closed by the other side", {}}; }
+Error closed_by_peer() {
+  return {ErrorCode::Closed, "the control socket was closed by the other side", {}};
+}
 
 }  // namespace
 
@@ -67,7 +69,7 @@ struct ControlSocket::Impl {
 
 ControlSocket::ControlSocket(UniqueFd fd) : impl_(std::make_unique<Impl>()) {
   impl_->fd = std::move(fd);
-  struct stat status {};
+  struct stat status{};
   if (::fstat(impl_->fd.get(), &status) == 0) impl_->inode = status.st_ino;
   ::setsockopt(impl_->fd.get(), SOL_SOCKET, SO_SNDBUF, &kBufferBytes, sizeof kBufferBytes);
   impl_->buffer.resize(protocol::kMaxControlBytes);
@@ -90,18 +92,20 @@ int ControlSocket::fd() const noexcept { return impl_->fd.get(); }
 UniqueFd ControlSocket::release() noexcept { return std::move(impl_->fd); }
 
 bool ControlSocket::intact() const noexcept {
-  struct stat status {};
-  return ::fstat(impl_->fd.get(), &status) == 0 && S_ISSOCK(status.st_mode) && status.st_ino == impl_->inode;
+  struct stat status{};
+  return ::fstat(impl_->fd.get(), &status) == 0 && S_ISSOCK(status.st_mode) &&
+         status.st_ino == impl_->inode;
 }
 
 void ControlSocket::shutdown() noexcept { ::shutdown(impl_->fd.get(), SHUT_RDWR); }
 
-Result<void> ControlSocket::send_bytes(protocol::ControlKind kind, std::span<std::byte> with_header, int fd,
-                                       const Deadline& deadline) {
+Result<void> ControlSocket::send_bytes(protocol::ControlKind kind, std::span<std::byte> with_header,
+                                       int fd, const Deadline& deadline) {
   if (with_header.size() > protocol::kMaxControlBytes) {
-    return failure(ErrorCode::Protocol, "a control message of " + std::to_string(with_header.size()) +
-                                            " bytes is longer than the " +
-                                            std::to_string(protocol::kMaxControlBytes) + " that are allowed");
+    return failure(ErrorCode::Protocol,
+                   "a control message of " + std::to_string(with_header.size()) +
+                       " bytes is longer than the " + std::to_string(protocol::kMaxControlBytes) +
+                       " that are allowed");
   }
   ControlHeader header;
   header.kind = kind;
@@ -122,14 +126,18 @@ Result<void> ControlSocket::send_bytes(protocol::ControlKind kind, std::span<std
   }
   std::scoped_lock lock(impl_->send_mutex);
   while (true) {
-    if (!intact()) return failure(ErrorCode::Closed, "the control socket's descriptor was closed in this process");
+    if (!intact())
+      return failure(ErrorCode::Closed,
+                     "the control socket's descriptor was closed in this process");
     if (::sendmsg(impl_->fd.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return {};
     if (errno == EINTR) continue;
     if (errno == EPIPE || errno == ECONNRESET) return std::unexpected(closed_by_peer());
     if (errno != EAGAIN) return system_failure("sending on the control socket", errno);
     auto writable = wait_for(impl_->fd.get(), POLLOUT, deadline);
     if (!writable) return std::unexpected(writable.error());
-    if (!*writable) return failure(ErrorCode::DeadlineExceeded, "the other side does not read its control socket");
+    if (!*writable)
+      return failure(ErrorCode::DeadlineExceeded,
+                     "the other side does not read its control socket");
   }
 }
 
@@ -158,21 +166,26 @@ Result<std::optional<ControlMessage>> ControlSocket::receive(const Deadline& dea
       return failure(ErrorCode::Protocol, "a control message was longer than allowed");
     }
     if (arrived.count > 1) {
-      return failure(ErrorCode::Protocol, "a control message came with " + std::to_string(arrived.count) + " descriptors");
+      return failure(ErrorCode::Protocol, "a control message came with " +
+                                              std::to_string(arrived.count) + " descriptors");
     }
     ControlHeader header;
     auto size = static_cast<std::size_t>(got);
-    if (size < sizeof header) return failure(ErrorCode::Protocol, "a control message is too short for its header");
+    if (size < sizeof header)
+      return failure(ErrorCode::Protocol, "a control message is too short for its header");
     std::memcpy(&header, impl_->buffer.data(), sizeof header);
-    if (header.magic != protocol::kMagic) return failure(ErrorCode::Protocol, "what came is no control message");
+    if (header.magic != protocol::kMagic)
+      return failure(ErrorCode::Protocol, "what came is no control message");
     if (header.version != protocol::kProtocolVersion) {
-      return failure(ErrorCode::Protocol, "the other side speaks protocol version " + std::to_string(header.version) +
-                                              ", this one " + std::to_string(protocol::kProtocolVersion) +
+      return failure(ErrorCode::Protocol, "the other side speaks protocol version " +
+                                              std::to_string(header.version) + ", this one " +
+                                              std::to_string(protocol::kProtocolVersion) +
                                               ": they belong to different installations");
     }
     ControlMessage result;
     result.kind = header.kind;
-    result.body.assign(impl_->buffer.begin() + sizeof header, impl_->buffer.begin() + static_cast<std::ptrdiff_t>(size));
+    result.body.assign(impl_->buffer.begin() + sizeof header,
+                       impl_->buffer.begin() + static_cast<std::ptrdiff_t>(size));
     result.fd = std::move(arrived.fd);
     return result;
   }

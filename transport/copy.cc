@@ -12,9 +12,10 @@ struct Counter {
 };
 Counter counters[kCopyKinds];
 
-// Copies the block that starts at dimension `axis`; the innermost one in a piece where it is packed.
-std::byte* gather(std::byte* to, const std::byte* from, const std::int64_t* shape, const std::int64_t* strides,
-                  std::size_t rank, std::size_t element) noexcept {
+// Copies the block that starts at dimension `axis`; the innermost one in a piece where it is
+// packed.
+std::byte* gather(std::byte* to, const std::byte* from, const std::int64_t* shape,
+                  const std::int64_t* strides, std::size_t rank, std::size_t element) noexcept {
   if (rank == 0) {
     std::memcpy(to, from, element);
     return to + element;
@@ -43,10 +44,12 @@ void copy_payload(void* to, const void* from, std::size_t bytes, CopyKind kind) 
   count_copy(bytes, kind);
 }
 
-void copy_strided(void* to, const void* from, const std::int64_t* shape, const std::int64_t* strides_bytes,
-                  std::size_t rank, std::size_t element_bytes) noexcept {
+void copy_strided(void* to, const void* from, const std::int64_t* shape,
+                  const std::int64_t* strides_bytes, std::size_t rank,
+                  std::size_t element_bytes) noexcept {
   auto* begin = static_cast<std::byte*>(to);
-  std::byte* end = gather(begin, static_cast<const std::byte*>(from), shape, strides_bytes, rank, element_bytes);
+  std::byte* end =
+      gather(begin, static_cast<const std::byte*>(from), shape, strides_bytes, rank, element_bytes);
   count_copy(static_cast<std::size_t>(end - begin), CopyKind::Host);
 }
 

@@ -20,9 +20,13 @@ namespace {
 
 constexpr std::chrono::seconds kSegmentPatience{30};
 
-Error gone() { return {ErrorCode::Closed, "the other end was closed or its process has ended", {}}; }
+Error gone() {
+  return {ErrorCode::Closed, "the other end was closed or its process has ended", {}};
+}
 Error void_after_fork() {
-  return {ErrorCode::Closed, "this end belongs to the process that forked; open a pair of its own in the child", {}};
+  return {ErrorCode::Closed,
+          "this end belongs to the process that forked; open a pair of its own in the child",
+          {}};
 }
 
 }  // namespace
@@ -76,8 +80,9 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
       std::scoped_lock lock(mutex);
       return lent.lend_held({id, block.segment, block.offset, block.bytes, block.data});
     };
-    channel = std::make_unique<Channel>(std::move(ring), creator ? Side::Server : Side::Stub, std::move(options),
-                                        [this](const Received& message) { return on_message(message); });
+    channel = std::make_unique<Channel>(
+        std::move(ring), creator ? Side::Server : Side::Stub, std::move(options),
+        [this](const Received& message) { return on_message(message); });
     channel->set_release_notify([this] { (void)channel->flush_releases(); });
     control = std::thread([this] { serve_control(); });
     background = std::thread([this] { channel->inbox().serve_background(); });
@@ -92,8 +97,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     arrived.signal();
   }
 
-  // The peer's holds are void; what is held here of the peer's stays mapped by its holders, and what it sent before it
-  // ended is still to be received.
+  // The peer's holds are void; what is held here of the peer's stays mapped by its holders, and
+  // what it sent before it ended is still to be received.
   void bury_peer() {
     {
       std::scoped_lock lock(mutex);
@@ -110,8 +115,10 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     if (!creator) return ask_for_segment(bytes);
     auto segment = Segment::create(next_segment.fetch_add(1), bytes);
     if (!segment) return segment;
-    protocol::Segment message{(*segment)->id(), protocol::SegmentRole::Host, (*segment)->bytes(), 0};
-    if (auto sent = socket.send(message, (*segment)->fd(), Clock::now() + kSegmentPatience); !sent) {
+    protocol::Segment message{(*segment)->id(), protocol::SegmentRole::Host, (*segment)->bytes(),
+                              0};
+    if (auto sent = socket.send(message, (*segment)->fd(), Clock::now() + kSegmentPatience);
+        !sent) {
       return std::unexpected(sent.error());
     }
     return segment;
@@ -128,7 +135,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
       return std::unexpected(sent.error());
     }
     std::unique_lock lock(mutex);
-    segments_changed.wait_until(lock, deadline, [&] { return granted.contains(number) || peer_gone; });
+    segments_changed.wait_until(lock, deadline,
+                                [&] { return granted.contains(number) || peer_gone; });
     auto it = granted.find(number);
     if (it == granted.end()) return std::unexpected(gone());
     auto result = std::move(it->second);
@@ -140,8 +148,9 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
   Result<SegmentMap::Range> resolve(const protocol::MemoryRef& memory) {
     if (!peer_segments.find(memory.place)) {
       std::unique_lock lock(mutex);
-      segments_changed.wait_until(lock, Clock::now() + kSegmentPatience,
-                                  [&] { return peer_segments.find(memory.place) != nullptr || peer_gone; });
+      segments_changed.wait_until(lock, Clock::now() + kSegmentPatience, [&] {
+        return peer_segments.find(memory.place) != nullptr || peer_gone;
+      });
     }
     return peer_segments.resolve(memory.place, memory.offset, memory.bytes);
   }
@@ -186,23 +195,28 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
         segments_changed.notify_all();
         return {};
       }
-      default: return failure(ErrorCode::Protocol, "an unexpected control message came");
+      default:
+        return failure(ErrorCode::Protocol, "an unexpected control message came");
     }
   }
 
   Result<void> grant(const protocol::SegmentRequest& request) {
-    if (!creator) return failure(ErrorCode::Protocol, "only the end that connected may ask for segments");
+    if (!creator)
+      return failure(ErrorCode::Protocol, "only the end that connected may ask for segments");
     auto deadline = Clock::now() + kSegmentPatience;
     auto segment = request.bytes <= arena.options().max_bytes
                        ? Segment::create(next_segment.fetch_add(1), request.bytes)
-                       : failure(ErrorCode::OutOfSharedMemory, "a segment of " + std::to_string(request.bytes) +
-                                                                   " bytes is above the arena's maximum");
+                       : failure(ErrorCode::OutOfSharedMemory,
+                                 "a segment of " + std::to_string(request.bytes) +
+                                     " bytes is above the arena's maximum");
     if (!segment) {
-      return socket.send(protocol::SegmentDenied{request.number, segment.error().code, segment.error().message}, -1,
-                         deadline);
+      return socket.send(
+          protocol::SegmentDenied{request.number, segment.error().code, segment.error().message},
+          -1, deadline);
     }
     peer_segments.insert(*segment);
-    return socket.send(protocol::Segment{(*segment)->id(), protocol::SegmentRole::Stub, (*segment)->bytes(), request.number},
+    return socket.send(protocol::Segment{(*segment)->id(), protocol::SegmentRole::Stub,
+                                         (*segment)->bytes(), request.number},
                        (*segment)->fd(), deadline);
   }
 
@@ -227,7 +241,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     std::scoped_lock lock(mutex);
     for (const auto& release : releases) {
       if (!lent.release(release.lease) && !peer_gone) {
-        return failure(ErrorCode::Protocol, "lease " + std::to_string(release.lease) + " is given back and was not lent");
+        return failure(ErrorCode::Protocol, "lease " + std::to_string(release.lease) +
+                                                " is given back and was not lent");
       }
     }
     if (arrival) {
@@ -245,10 +260,12 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
       tensor.name = record.name;
       tensor.dtype = record.dtype;
       tensor.shape.assign(record.shape.begin(), record.shape.end());
-      if (!record.strides.empty()) return failure(ErrorCode::Protocol, "a tensor that is not in C order came");
+      if (!record.strides.empty())
+        return failure(ErrorCode::Protocol, "a tensor that is not in C order came");
       if (record.memory.kind == protocol::MemoryKind::Inline) {
         tensor.small.resize(record.inline_bytes.size());
-        copy_payload(tensor.small.data(), record.inline_bytes.data(), record.inline_bytes.size(), CopyKind::Inline);
+        copy_payload(tensor.small.data(), record.inline_bytes.data(), record.inline_bytes.size(),
+                     CopyKind::Inline);
         continue;
       }
       auto shared = take_shared(user, record.memory);
@@ -258,7 +275,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     return message;
   }
 
-  Result<SharedBytes> take_shared(const protocol::UserMessage& user, const protocol::MemoryRef& memory) {
+  Result<SharedBytes> take_shared(const protocol::UserMessage& user,
+                                  const protocol::MemoryRef& memory) {
     SharedBytes shared;
     auto holder = std::make_shared<SharedBytes::Holder>();
     {
@@ -266,7 +284,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
       std::scoped_lock lock(mutex);
       auto range = lent.find(memory.lease);
       if (range && range->contains(memory.place, memory.offset, memory.bytes)) {
-        if (std::ranges::find(user.releases, memory.lease, &protocol::LeaseRelease::lease) == user.releases.end()) {
+        if (std::ranges::find(user.releases, memory.lease, &protocol::LeaseRelease::lease) ==
+            user.releases.end()) {
           return failure(ErrorCode::Protocol, "a range comes back that the other end keeps");
         }
         arena.add_holder(range->block);
@@ -281,7 +300,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     if (!range) return std::unexpected(range.error());
     {
       std::scoped_lock lock(mutex);
-      if (auto noted = out.insert(memory.lease, memory.place, memory.offset, memory.bytes); !noted) {
+      if (auto noted = out.insert(memory.lease, memory.place, memory.offset, memory.bytes);
+          !noted) {
         return std::unexpected(noted.error());
       }
     }
@@ -295,7 +315,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
 
   // ------------------------------------------------------------------------------------- sending
   // Where the tensor's bytes lie once they may be sent: moved, or copied into our arena.
-  Result<protocol::MemoryRef> place(EndpointTensor& tensor, std::vector<protocol::LeaseRelease>& releases) {
+  Result<protocol::MemoryRef> place(EndpointTensor& tensor,
+                                    std::vector<protocol::LeaseRelease>& releases) {
     auto* holder = tensor.shared ? tensor.shared.holder_.get() : nullptr;
     std::span<const std::byte> bytes = tensor.bytes();
     protocol::MemoryRef memory{protocol::MemoryKind::Segment, 0, 0, bytes.size(), 0};
@@ -329,7 +350,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     return memory;
   }
 
-  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor> tensors, const Deadline& deadline) {
+  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor> tensors,
+                    const Deadline& deadline) {
     if (channel->closed()) return std::unexpected(channel->inbox().error());
     {
       std::scoped_lock lock(mutex);
@@ -337,12 +359,14 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     }
     for (const EndpointTensor& tensor : tensors) {
       auto count = element_count(tensor.shape);
-      if (!count) return failure(ErrorCode::InvalidArgument, "tensor '" + tensor.name + "': " + count.error().message);
+      if (!count)
+        return failure(ErrorCode::InvalidArgument,
+                       "tensor '" + tensor.name + "': " + count.error().message);
       std::size_t expected = static_cast<std::size_t>(*count) * element_bytes(tensor.dtype);
       if (!tensor.dtype.is_bytes() && expected != tensor.bytes().size()) {
-        return failure(ErrorCode::InvalidArgument, "tensor '" + tensor.name + "' has " +
-                                                       std::to_string(tensor.bytes().size()) +
-                                                       " bytes, its shape takes " + std::to_string(expected));
+        return failure(ErrorCode::InvalidArgument,
+                       "tensor '" + tensor.name + "' has " + std::to_string(tensor.bytes().size()) +
+                           " bytes, its shape takes " + std::to_string(expected));
       }
     }
     std::vector<protocol::LeaseRelease> releases;
@@ -384,7 +408,8 @@ Endpoint::Endpoint(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Endpoint::~Endpoint() {
   if (fork_generation() != impl_->generation) {
-    new std::shared_ptr<Impl>(impl_);  // its threads and descriptors are the parent's: never destroyed here
+    new std::shared_ptr<Impl>(
+        impl_);  // its threads and descriptors are the parent's: never destroyed here
     return;
   }
   close();
@@ -401,7 +426,8 @@ std::shared_ptr<const void> SharedBytes::mapping() const {
   return holder_->owner;
 }
 
-Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> Endpoint::create(const EndpointOptions& options) {
+Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> Endpoint::create(
+    const EndpointOptions& options) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
   auto end = create_on(sockets->first.release(), options);
@@ -439,7 +465,8 @@ Result<std::unique_ptr<Endpoint>> Endpoint::connect(UniqueFd fd, const Deadline&
   }
   EndpointOptions options;
   options.ring_capacity = welcome->ring_capacity;
-  options.arena = {welcome->arena_initial_bytes, welcome->arena_growth_bytes, welcome->arena_max_bytes};
+  options.arena = {welcome->arena_initial_bytes, welcome->arena_growth_bytes,
+                   welcome->arena_max_bytes};
   const std::size_t bytes = (channel_bytes(options.ring_capacity) + 4095) / 4096 * 4096;
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
@@ -463,7 +490,8 @@ Result<SharedBytes> Endpoint::allocate(std::size_t bytes) {
   return shared;
 }
 
-Result<void> Endpoint::send(std::uint64_t tag, std::vector<EndpointTensor> tensors, const Deadline& deadline) {
+Result<void> Endpoint::send(std::uint64_t tag, std::vector<EndpointTensor> tensors,
+                            const Deadline& deadline) {
   if (fork_generation() != impl_->generation) return std::unexpected(void_after_fork());
   return impl_->send(tag, std::move(tensors), deadline);
 }
@@ -480,7 +508,8 @@ Result<std::optional<EndpointMessage>> Endpoint::receive(const Deadline& deadlin
         impl_->received.pop_front();
         return message;
       }
-      if (impl_->channel->inbox().stopped()) return std::unexpected(impl_->channel->inbox().error());
+      if (impl_->channel->inbox().stopped())
+        return std::unexpected(impl_->channel->inbox().error());
       if (last_look) return std::unexpected(gone());
       ended = impl_->peer_gone;
       if (!ended) impl_->arrived.reset();
@@ -492,8 +521,10 @@ Result<std::optional<EndpointMessage>> Endpoint::receive(const Deadline& deadlin
       continue;
     }
     // Idle from here: what was let go of goes home now.
-    if (auto flushed = impl_->channel->flush_releases(); !flushed) return std::unexpected(flushed.error());
-    if (impl_->channel->inbox().wait(impl_->arrived, deadline) == WaitStatus::TimedOut) return std::nullopt;
+    if (auto flushed = impl_->channel->flush_releases(); !flushed)
+      return std::unexpected(flushed.error());
+    if (impl_->channel->inbox().wait(impl_->arrived, deadline) == WaitStatus::TimedOut)
+      return std::nullopt;
   }
 }
 

@@ -8,21 +8,36 @@ namespace tensorferry {
 
 std::string_view to_string(ErrorCode code) noexcept {
   switch (code) {
-    case ErrorCode::Unknown: return "UNKNOWN";
-    case ErrorCode::Internal: return "INTERNAL";
-    case ErrorCode::NotFound: return "NOT_FOUND";
-    case ErrorCode::InvalidArgument: return "INVALID_ARG";
-    case ErrorCode::Unavailable: return "UNAVAILABLE";
-    case ErrorCode::Unsupported: return "UNSUPPORTED";
-    case ErrorCode::AlreadyExists: return "ALREADY_EXISTS";
-    case ErrorCode::Cancelled: return "CANCELLED";
-    case ErrorCode::OutOfSharedMemory: return "OUT_OF_SHARED_MEMORY";
-    case ErrorCode::DeadlineExceeded: return "DEADLINE_EXCEEDED";
-    case ErrorCode::StubDied: return "STUB_DIED";
-    case ErrorCode::Protocol: return "PROTOCOL";
-    case ErrorCode::System: return "SYSTEM";
-    case ErrorCode::Closed: return "CLOSED";
-    case ErrorCode::QueueFull: return "QUEUE_FULL";
+    case ErrorCode::Unknown:
+      return "UNKNOWN";
+    case ErrorCode::Internal:
+      return "INTERNAL";
+    case ErrorCode::NotFound:
+      return "NOT_FOUND";
+    case ErrorCode::InvalidArgument:
+      return "INVALID_ARG";
+    case ErrorCode::Unavailable:
+      return "UNAVAILABLE";
+    case ErrorCode::Unsupported:
+      return "UNSUPPORTED";
+    case ErrorCode::AlreadyExists:
+      return "ALREADY_EXISTS";
+    case ErrorCode::Cancelled:
+      return "CANCELLED";
+    case ErrorCode::OutOfSharedMemory:
+      return "OUT_OF_SHARED_MEMORY";
+    case ErrorCode::DeadlineExceeded:
+      return "DEADLINE_EXCEEDED";
+    case ErrorCode::StubDied:
+      return "STUB_DIED";
+    case ErrorCode::Protocol:
+      return "PROTOCOL";
+    case ErrorCode::System:
+      return "SYSTEM";
+    case ErrorCode::Closed:
+      return "CLOSED";
+    case ErrorCode::QueueFull:
+      return "QUEUE_FULL";
   }
   return "UNKNOWN";
 }
@@ -32,11 +47,15 @@ ErrorCode triton_code(ErrorCode code) noexcept {
     case ErrorCode::OutOfSharedMemory:
     case ErrorCode::StubDied:
     case ErrorCode::Closed:
-    case ErrorCode::QueueFull: return ErrorCode::Unavailable;
-    case ErrorCode::DeadlineExceeded: return ErrorCode::Cancelled;
+    case ErrorCode::QueueFull:
+      return ErrorCode::Unavailable;
+    case ErrorCode::DeadlineExceeded:
+      return ErrorCode::Cancelled;
     case ErrorCode::Protocol:
-    case ErrorCode::System: return ErrorCode::Internal;
-    default: return code;
+    case ErrorCode::System:
+      return ErrorCode::Internal;
+    default:
+      return code;
   }
 }
 

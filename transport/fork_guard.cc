@@ -56,17 +56,22 @@ void after_fork_parent() {
     }
   }
   close_end(all.done[0]);
-  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it) (*it)->after_fork_parent();
+  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it)
+    (*it)->after_fork_parent();
   all.mutex.unlock();
 }
 
 [[noreturn]] void give_up(const char* what) {
-  std::fprintf(stderr, "tensorferry: a forked child could not copy its parent's shared arrays (%s), so it ends\n", what);
+  std::fprintf(
+      stderr,
+      "tensorferry: a forked child could not copy its parent's shared arrays (%s), so it ends\n",
+      what);
   ::_exit(70);
 }
 
 void make_private(const ForkParticipant::Mapping& mapping) {
-  void* at = ::mmap(mapping.data, mapping.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, mapping.fd, 0);
+  void* at = ::mmap(mapping.data, mapping.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+                    mapping.fd, 0);
   if (at == MAP_FAILED) give_up("mmap failed");
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   for (std::span<std::byte> live : mapping.live) {
@@ -88,7 +93,8 @@ void after_fork_child() {
   close_end(all.done[0]);
   for (const auto& mapping : all.mappings) make_private(mapping);
   close_end(all.done[1]);
-  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it) (*it)->after_fork_child();
+  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it)
+    (*it)->after_fork_child();
   all.mutex.unlock();
 }
 
@@ -96,7 +102,8 @@ void after_fork_child() {
 
 std::shared_ptr<void> register_fork_participant(ForkParticipant& participant) {
   static std::once_flag installed;
-  std::call_once(installed, [] { ::pthread_atfork(before_fork, after_fork_parent, after_fork_child); });
+  std::call_once(installed,
+                 [] { ::pthread_atfork(before_fork, after_fork_parent, after_fork_child); });
   Registry& all = registry();
   {
     std::scoped_lock lock(all.mutex);

@@ -9,7 +9,9 @@
 namespace tensorferry {
 namespace {
 
-int operation(int base, FutexScope scope) { return scope == FutexScope::Private ? base | FUTEX_PRIVATE_FLAG : base; }
+int operation(int base, FutexScope scope) {
+  return scope == FutexScope::Private ? base | FUTEX_PRIVATE_FLAG : base;
+}
 
 }  // namespace
 
@@ -17,13 +19,14 @@ void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, const 
                 FutexScope scope) noexcept {
   timespec until{};
   if (deadline) {
-    auto since = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline->time_since_epoch()).count();
+    auto since =
+        std::chrono::duration_cast<std::chrono::nanoseconds>(deadline->time_since_epoch()).count();
     until.tv_sec = since / 1'000'000'000;
     until.tv_nsec = since % 1'000'000'000;
   }
   // The bitset form takes an absolute time of CLOCK_MONOTONIC.
-  ::syscall(SYS_futex, &word, operation(FUTEX_WAIT_BITSET, scope), expected, deadline ? &until : nullptr, nullptr,
-            FUTEX_BITSET_MATCH_ANY);
+  ::syscall(SYS_futex, &word, operation(FUTEX_WAIT_BITSET, scope), expected,
+            deadline ? &until : nullptr, nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
 void futex_wake(std::atomic<std::uint32_t>& word, int count, FutexScope scope) noexcept {

@@ -1,5 +1,5 @@
-// Sleeping on a 32-bit word and waking who sleeps on it. `shared` words lie in memory of several processes
-// (std::atomic::wait uses the private kind, which does not wake another process).
+// Sleeping on a 32-bit word and waking who sleeps on it. `shared` words lie in memory of several
+// processes (std::atomic::wait uses the private kind, which does not wake another process).
 #pragma once
 
 #include <tensorferry/transport/deadline.h>

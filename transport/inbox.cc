@@ -8,7 +8,8 @@ namespace tensorferry {
 
 void Completion::signal() noexcept {
   // After the exchange the waiter may be gone; the wake only names its address.
-  if (state_.exchange(kDone, std::memory_order_acq_rel) == kSleeping) futex_wake(state_, 1, FutexScope::Private);
+  if (state_.exchange(kDone, std::memory_order_acq_rel) == kSleeping)
+    futex_wake(state_, 1, FutexScope::Private);
 }
 
 struct Inbox::Impl {
@@ -49,7 +50,8 @@ struct Inbox::Impl {
       if (stopped.load(std::memory_order_relaxed)) return;
       why = std::move(error);
       stopped.store(true, std::memory_order_release);
-      for (Completion* each = followers; each; each = each->next_) wake_follower(*each, Completion::kLead);
+      for (Completion* each = followers; each; each = each->next_)
+        wake_follower(*each, Completion::kLead);
     }
     reader.wake();
     reader.wake_background();
@@ -158,7 +160,8 @@ struct Inbox::Impl {
         continue;
       }
       if (state == Completion::kPending &&
-          !completion.state_.compare_exchange_strong(state, Completion::kSleeping, std::memory_order_acq_rel)) {
+          !completion.state_.compare_exchange_strong(state, Completion::kSleeping,
+                                                     std::memory_order_acq_rel)) {
         continue;
       }
       futex_wait(completion.state_, Completion::kSleeping, deadline, FutexScope::Private);

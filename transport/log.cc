@@ -19,7 +19,8 @@ class StderrLogger final : public Logger {
     std::string line = timestamp();
     line += ' ';
     line += "VIWE"[static_cast<int>(record.level)];
-    if (!record.file.empty()) line += " " + std::string(record.file) + ":" + std::to_string(record.line);
+    if (!record.file.empty())
+      line += " " + std::string(record.file) + ":" + std::to_string(record.line);
     if (!record.source.empty()) line += " [" + std::string(record.source) + "]";
     line += ' ';
     line += record.text;
@@ -31,7 +32,9 @@ class StderrLogger final : public Logger {
  private:
   static std::string timestamp() {
     auto now = std::chrono::system_clock::now();
-    auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() % 1000;
+    auto milliseconds =
+        std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() %
+        1000;
     std::time_t seconds = std::chrono::system_clock::to_time_t(now);
     std::tm utc{};
     ::gmtime_r(&seconds, &utc);
@@ -51,7 +54,9 @@ class NullLogger final : public Logger {
 
 }  // namespace
 
-std::shared_ptr<Logger> stderr_logger(LogLevel at_least) { return std::make_shared<StderrLogger>(at_least); }
+std::shared_ptr<Logger> stderr_logger(LogLevel at_least) {
+  return std::make_shared<StderrLogger>(at_least);
+}
 std::shared_ptr<Logger> null_logger() { return std::make_shared<NullLogger>(); }
 
 }  // namespace tensorferry

@@ -41,7 +41,8 @@ constexpr Names kV1{"memory.limit_in_bytes", "memory.usage_in_bytes", "total_ina
 constexpr Names kV2{"memory.max", "memory.current", "inactive_file"};
 
 // The cgroup and all its ancestors below `root`.
-void collect(const fs::path& root, const std::string& path, const Names& names, std::vector<MemoryLimit>& limits) {
+void collect(const fs::path& root, const std::string& path, const Names& names,
+             std::vector<MemoryLimit>& limits) {
   fs::path relative = fs::path(path).relative_path();
   while (true) {
     fs::path group = root / relative;
@@ -60,8 +61,8 @@ void collect(const fs::path& root, const std::string& path, const Names& names, 
 std::vector<MemoryLimit> memory_limits(const fs::path& proc_self, const fs::path& cgroup_root) {
   std::vector<MemoryLimit> limits;
   std::ifstream file(proc_self / "cgroup");
-  // "4:memory:/path" for v1, "0::/path" for v2. A container may show the host's path and mount only its own part, so
-  // the mount's root is always looked at too.
+  // "4:memory:/path" for v1, "0::/path" for v2. A container may show the host's path and mount only
+  // its own part, so the mount's root is always looked at too.
   for (std::string line; std::getline(file, line);) {
     std::istringstream fields(line);
     std::string id, controllers, path;
@@ -84,17 +85,18 @@ Result<void> check_memory(std::uint64_t bytes, const std::vector<MemoryLimit>& l
     std::uint64_t margin = std::min(kLargestMargin, limit.limit / 20);
     std::uint64_t free = limit.limit - std::min(limit.limit, limit.used);
     if (bytes <= free && margin <= free - bytes) continue;
-    return failure(ErrorCode::OutOfSharedMemory,
-                   "a shared memory segment of " + std::to_string(bytes) + " bytes does not fit: cgroup '" +
-                       limit.cgroup.string() + "' allows " + std::to_string(limit.limit) + " bytes, " +
-                       std::to_string(limit.used) + " are used and " + std::to_string(margin) +
-                       " are kept free; raise the container's memory limit, or lower the arenas' maximum");
+    return failure(
+        ErrorCode::OutOfSharedMemory,
+        "a shared memory segment of " + std::to_string(bytes) + " bytes does not fit: cgroup '" +
+            limit.cgroup.string() + "' allows " + std::to_string(limit.limit) + " bytes, " +
+            std::to_string(limit.used) + " are used and " + std::to_string(margin) +
+            " are kept free; raise the container's memory limit, or lower the arenas' maximum");
   }
   return {};
 }
 
 std::size_t default_arena_max_bytes() {
-  struct sysinfo info {};
+  struct sysinfo info{};
   ::sysinfo(&info);
   std::uint64_t smallest = static_cast<std::uint64_t>(info.totalram) * info.mem_unit;
   for (const MemoryLimit& limit : memory_limits()) smallest = std::min(smallest, limit.limit);

@@ -1,4 +1,5 @@
-// The free pages of an arena's segments: runs, coalesced, best fit first. Private memory; one thread at a time.
+// The free pages of an arena's segments: runs, coalesced, best fit first. Private memory; one
+// thread at a time.
 #pragma once
 
 #include <tensorferry/transport/segment.h>

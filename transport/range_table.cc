@@ -12,22 +12,25 @@ constexpr auto in_order = [](const auto& a, const auto& b) {
 
 }  // namespace
 
-Result<void> RangeTable::insert(std::uint64_t lease, SegmentId segment, std::uint64_t offset, std::uint64_t bytes) {
+Result<void> RangeTable::insert(std::uint64_t lease, SegmentId segment, std::uint64_t offset,
+                                std::uint64_t bytes) {
   if (by_lease_.contains(lease)) {
     return failure(ErrorCode::Protocol, "lease " + std::to_string(lease) + " is out already");
   }
   Range range{segment, offset, bytes};
   if (bytes > 0) {
     auto next = std::ranges::lower_bound(sorted_, range, in_order);
-    bool hits_next = next != sorted_.end() && next->segment == segment && next->offset - offset < bytes;
+    bool hits_next =
+        next != sorted_.end() && next->segment == segment && next->offset - offset < bytes;
     bool hits_previous = false;
     if (next != sorted_.begin()) {
       const Range& previous = *std::prev(next);
       hits_previous = previous.segment == segment && offset - previous.offset < previous.bytes;
     }
     if (hits_next || hits_previous) {
-      return failure(ErrorCode::Protocol, "bytes " + std::to_string(offset) + " and " + std::to_string(bytes) +
-                                              " more of segment " + std::to_string(segment) +
+      return failure(ErrorCode::Protocol, "bytes " + std::to_string(offset) + " and " +
+                                              std::to_string(bytes) + " more of segment " +
+                                              std::to_string(segment) +
                                               " overlap a range that is out");
     }
     sorted_.insert(next, range);

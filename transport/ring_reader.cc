@@ -24,7 +24,9 @@ RingReader::RingReader(std::byte* memory, std::size_t capacity) noexcept
       data_(memory + protocol::kRingDataAt),
       capacity_(capacity) {}
 
-bool RingReader::ready() const noexcept { return header_->tail.load(std::memory_order_acquire) != head_; }
+bool RingReader::ready() const noexcept {
+  return header_->tail.load(std::memory_order_acquire) != head_;
+}
 
 Result<std::optional<RingRecord>> RingReader::peek() noexcept {
   while (true) {
@@ -37,16 +39,19 @@ Result<std::optional<RingRecord>> RingReader::peek() noexcept {
     RecordHeader header;
     std::memcpy(&header, data_ + at, sizeof header);  // once: the peer may still write there
     const std::uint64_t whole =
-        (sizeof header + std::uint64_t{header.body_bytes} + kRingAlignment - 1) / kRingAlignment * kRingAlignment;
+        (sizeof header + std::uint64_t{header.body_bytes} + kRingAlignment - 1) / kRingAlignment *
+        kRingAlignment;
     if (whole > tail - head_ || whole > capacity_ - at) {
-      return std::unexpected(overwritten("a record of " + std::to_string(header.body_bytes) + " bytes"));
+      return std::unexpected(
+          overwritten("a record of " + std::to_string(header.body_bytes) + " bytes"));
     }
     pending_ = whole;
     if (header.kind == RecordKind::Pad) {
       consume();
       continue;
     }
-    return RingRecord{header.kind, header.spilled != 0, {data_ + at + sizeof header, header.body_bytes}};
+    return RingRecord{
+        header.kind, header.spilled != 0, {data_ + at + sizeof header, header.body_bytes}};
   }
 }
 
@@ -56,7 +61,8 @@ void RingReader::consume() noexcept {
   header_->head.store(head_, std::memory_order_release);
   // Head and the producer's flag are the other Dekker pair.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (header_->space_sleeper.load(std::memory_order_relaxed) != 0 && header_->space_sleeper.exchange(0) != 0) {
+  if (header_->space_sleeper.load(std::memory_order_relaxed) != 0 &&
+      header_->space_sleeper.exchange(0) != 0) {
     header_->wake_space.fetch_add(1, std::memory_order_release);
     futex_wake(header_->wake_space, 1, FutexScope::Shared);
   }
@@ -83,7 +89,9 @@ bool RingReader::arm_background() noexcept {
   return false;
 }
 
-void RingReader::disarm_background() noexcept { header_->sleeper.store(Sleeper::None, std::memory_order_relaxed); }
+void RingReader::disarm_background() noexcept {
+  header_->sleeper.store(Sleeper::None, std::memory_order_relaxed);
+}
 
 std::uint32_t RingReader::background_ticket() const noexcept {
   return header_->wake_background.load(std::memory_order_acquire);

@@ -37,10 +37,12 @@ Result<UniqueFd> new_memfd() {
 // A file beyond RLIMIT_FSIZE is a SIGXFSZ, not only an error.
 Result<void> check_file_limit(std::size_t bytes) {
   rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
-    return failure(ErrorCode::OutOfSharedMemory, "a shared memory segment of " + std::to_string(bytes) +
-                                                     " bytes is above the process's file size limit of " +
-                                                     std::to_string(limit.rlim_cur) + " bytes (ulimit -f)");
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+      bytes > limit.rlim_cur) {
+    return failure(ErrorCode::OutOfSharedMemory,
+                   "a shared memory segment of " + std::to_string(bytes) +
+                       " bytes is above the process's file size limit of " +
+                       std::to_string(limit.rlim_cur) + " bytes (ulimit -f)");
   }
   return {};
 }
@@ -55,7 +57,8 @@ Result<void> reserve(int fd, std::size_t bytes) {
       continue;
     }
     if (error != 0) {
-      auto failed = system_failure("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
+      auto failed =
+          system_failure("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
       failed.error().code = ErrorCode::OutOfSharedMemory;
       return failed;
     }
@@ -66,11 +69,13 @@ Result<void> reserve(int fd, std::size_t bytes) {
 Result<std::byte*> map_shared(int fd, std::size_t bytes) {
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (data == MAP_FAILED) {
-    auto failed = system_failure("mapping " + std::to_string(bytes) + " bytes of shared memory", errno);
+    auto failed =
+        system_failure("mapping " + std::to_string(bytes) + " bytes of shared memory", errno);
     failed.error().code = ErrorCode::OutOfSharedMemory;
     return failed;
   }
-  ::madvise(data, bytes, MADV_HUGEPAGE);  // where the kernel offers them to shared memory; else nothing
+  ::madvise(data, bytes,
+            MADV_HUGEPAGE);  // where the kernel offers them to shared memory; else nothing
   return static_cast<std::byte*>(data);
 }
 
@@ -88,25 +93,32 @@ Result<std::shared_ptr<Segment>> Segment::create(SegmentId id, std::size_t bytes
   auto fd = new_memfd();
   if (!fd) return std::unexpected(fd.error());
   if (::ftruncate(fd->get(), static_cast<off_t>(bytes)) != 0) {
-    return system_failure("sizing a shared memory segment to " + std::to_string(bytes) + " bytes", errno);
+    return system_failure("sizing a shared memory segment to " + std::to_string(bytes) + " bytes",
+                          errno);
   }
-  if (auto reserved = reserve(fd->get(), bytes); !reserved) return std::unexpected(reserved.error());
-  if (::fcntl(fd->get(), F_ADD_SEALS, kSeals) != 0) return system_failure("sealing a shared memory segment", errno);
+  if (auto reserved = reserve(fd->get(), bytes); !reserved)
+    return std::unexpected(reserved.error());
+  if (::fcntl(fd->get(), F_ADD_SEALS, kSeals) != 0)
+    return system_failure("sealing a shared memory segment", errno);
   auto data = map_shared(fd->get(), bytes);
   if (!data) return std::unexpected(data.error());
   return std::shared_ptr<Segment>(new Segment(id, std::move(*fd), *data, bytes));
 }
 
 Result<std::shared_ptr<Segment>> Segment::map(SegmentId id, UniqueFd fd, std::size_t bytes) {
-  if (!fd) return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " came without its descriptor");
+  if (!fd)
+    return failure(ErrorCode::Protocol,
+                   "segment " + std::to_string(id) + " came without its descriptor");
   int seals = ::fcntl(fd.get(), F_GET_SEALS);
   if (seals < 0 || (seals & kSeals) != kSeals) {
     return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " is not a sealed memfd");
   }
-  struct stat status {};
-  if (::fstat(fd.get(), &status) != 0 || static_cast<std::size_t>(status.st_size) != bytes || bytes == 0) {
-    return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " has " + std::to_string(status.st_size) +
-                                            " bytes, " + std::to_string(bytes) + " were announced");
+  struct stat status{};
+  if (::fstat(fd.get(), &status) != 0 || static_cast<std::size_t>(status.st_size) != bytes ||
+      bytes == 0) {
+    return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " has " +
+                                            std::to_string(status.st_size) + " bytes, " +
+                                            std::to_string(bytes) + " were announced");
   }
   auto data = map_shared(fd.get(), bytes);
   if (!data) return std::unexpected(data.error());

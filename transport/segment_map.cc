@@ -36,12 +36,15 @@ std::shared_ptr<Segment> SegmentMap::find(SegmentId id) const {
   return it == impl_->segments.end() ? nullptr : it->second;
 }
 
-Result<SegmentMap::Range> SegmentMap::resolve(SegmentId id, std::uint64_t offset, std::uint64_t bytes) const {
+Result<SegmentMap::Range> SegmentMap::resolve(SegmentId id, std::uint64_t offset,
+                                              std::uint64_t bytes) const {
   auto segment = find(id);
-  if (!segment) return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " is not known");
+  if (!segment)
+    return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " is not known");
   if (!segment->contains(offset, bytes)) {
-    return failure(ErrorCode::Protocol, "bytes " + std::to_string(offset) + " and " + std::to_string(bytes) +
-                                            " more leave segment " + std::to_string(id) + " of " +
+    return failure(ErrorCode::Protocol, "bytes " + std::to_string(offset) + " and " +
+                                            std::to_string(bytes) + " more leave segment " +
+                                            std::to_string(id) + " of " +
                                             std::to_string(segment->bytes()) + " bytes");
   }
   std::span<std::byte> range(segment->data() + offset, bytes);

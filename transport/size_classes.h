@@ -1,5 +1,5 @@
-// The sizes that an arena rounds up to: four steps per power of two, so that at most a fifth of a block is
-// lost, 64-byte multiples below a page and whole pages from there.
+// The sizes that an arena rounds up to: four steps per power of two, so that at most a fifth of a
+// block is lost, 64-byte multiples below a page and whole pages from there.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,8 @@ inline constexpr std::size_t kSizeClasses = 4 * 48;
 
 constexpr SizeClass size_class(std::size_t bytes) {
   bytes = std::max(bytes, kBlockAlignment);
-  std::size_t power = std::bit_width(bytes - 1) - 1;  // 2^power < bytes <= 2^(power+1), or bytes == 64
+  std::size_t power =
+      std::bit_width(bytes - 1) - 1;  // 2^power < bytes <= 2^(power+1), or bytes == 64
   std::size_t step = std::max<std::size_t>((std::size_t{1} << power) / 4, kBlockAlignment);
   if (bytes > kPage / 2) step = std::max(step, kPage);
   std::size_t rounded = (bytes + step - 1) / step * step;

@@ -1,8 +1,10 @@
-// Tensors to a Python worker and back, by the bare transport: no Server, no repository, no pb_utils.
+// Tensors to a Python worker and back, by the bare transport: no Server, no repository, no
+// pb_utils.
 //
 //   bare_transport <python> <worker.py>
 //
-// The worker inherits one descriptor. What is sent from arena memory crosses without a copy, which the counters show.
+// The worker inherits one descriptor. What is sent from arena memory crosses without a copy, which
+// the counters show.
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -28,7 +30,8 @@ pid_t start_worker(const char* python, const char* script, int fd) {
   std::string number = std::to_string(fd);
   const char* arguments[] = {python, script, number.c_str(), nullptr};
   pid_t pid = -1;
-  int error = ::posix_spawnp(&pid, python, nullptr, nullptr, const_cast<char**>(arguments), environ);
+  int error =
+      ::posix_spawnp(&pid, python, nullptr, nullptr, const_cast<char**>(arguments), environ);
   return error == 0 ? pid : -1;
 }
 

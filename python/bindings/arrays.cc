@@ -12,8 +12,9 @@
 namespace tensorferry::python {
 namespace {
 
-// Owns a tensor's memory on Python's side. As the base of an array it keeps the array valid; `given` once a request has
-// the memory too: it is kept mapped and unused by others until this goes as well.
+// Owns a tensor's memory on Python's side. As the base of an array it keeps the array valid;
+// `given` once a request has the memory too: it is kept mapped and unused by others until this goes
+// as well.
 struct Owner {
   server::Buffer buffer;
   std::string typestr;  // NumPy's; empty where NumPy has none
@@ -30,7 +31,8 @@ struct Owner {
   }
 };
 
-[[noreturn]] void wrong(const server::Model& model, const std::string& name, const std::string& what) {
+[[noreturn]] void wrong(const server::Model& model, const std::string& name,
+                        const std::string& what) {
   raise({ErrorCode::InvalidArgument, "input '" + name + "' " + what, {model.name(), {}, {}}});
 }
 
@@ -38,7 +40,8 @@ std::size_t total_bytes(const std::vector<std::int64_t>& shape, std::size_t elem
   std::size_t bytes = element;
   for (std::int64_t dim : shape) {
     if (dim < 0) throw py::value_error("a dimension is negative");
-    if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) throw py::value_error("the shape is too large");
+    if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes))
+      throw py::value_error("the shape is too large");
   }
   return bytes;
 }
@@ -49,13 +52,17 @@ Owner* owner_of(const py::array& array) {
   if (!base || !py::isinstance<Owner>(base)) return nullptr;
   auto* owner = base.cast<Owner*>();
   bool whole = array.data() == owner->buffer.bytes().data() &&
-               static_cast<std::size_t>(array.nbytes()) == owner->buffer.size() && (array.flags() & py::array::c_style);
+               static_cast<std::size_t>(array.nbytes()) == owner->buffer.size() &&
+               (array.flags() & py::array::c_style);
   return whole && owner->buffer.is_shared() ? owner : nullptr;
 }
 
-server::Buffer give(const server::Model& model, const std::string& name, Owner& owner, const py::array& array) {
+server::Buffer give(const server::Model& model, const std::string& name, Owner& owner,
+                    const py::array& array) {
   if (owner.given) {
-    wrong(model, name, "was given to an earlier request: call model.empty again (it reuses warm memory), or pass a copy");
+    wrong(model, name,
+          "was given to an earlier request: call model.empty again (it reuses warm memory), or "
+          "pass a copy");
   }
   owner.given = true;
   array.attr("flags").attr("writeable") = false;
@@ -93,7 +100,8 @@ py::array as_array(const py::object& value) {
   if (py::isinstance<py::array>(value)) return py::reinterpret_borrow<py::array>(value);
   py::module_ numpy = py::module_::import("numpy");
   if (py::hasattr(value, "__dlpack__")) return numpy.attr("from_dlpack")(value);
-  // Texts and bytes are objects to us, not NumPy's fixed-width strings, which would lose trailing zeros.
+  // Texts and bytes are objects to us, not NumPy's fixed-width strings, which would lose trailing
+  // zeros.
   py::array array = numpy.attr("asarray")(value);
   char kind = array.dtype().kind();
   if (kind == 'S' || kind == 'U') array = numpy.attr("asarray")(value, py::arg("dtype") = "O");
@@ -113,9 +121,12 @@ void bind_arrays(py::module_& module) {
       });
 }
 
-py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape, const py::dtype& dtype) {
+py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
+                      const py::dtype& dtype) {
   auto known = dtype_from_numpy_typestr(std::string(py::str(dtype.attr("str"))));
-  if (!known || known->is_bytes()) throw py::type_error("dtype " + std::string(py::str(dtype)) + " has no fixed size that crosses");
+  if (!known || known->is_bytes())
+    throw py::type_error("dtype " + std::string(py::str(dtype)) +
+                         " has no fixed size that crosses");
   auto owner = std::make_unique<Owner>();
   owner->buffer = value_of(model.allocate(total_bytes(shape, element_bytes(*known))));
   owner->typestr = numpy_typestr(*known);
@@ -125,7 +136,8 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
   return py::array(dtype, dims, data, py::cast(std::move(owner)));
 }
 
-server::Tensor to_tensor(server::Model& model, std::string name, py::object value, std::vector<const void*>& given_here) {
+server::Tensor to_tensor(server::Model& model, std::string name, py::object value,
+                         std::vector<const void*>& given_here) {
   py::array array = as_array(value);
   server::Tensor tensor;
   tensor.shape.assign(array.shape(), array.shape() + array.ndim());
@@ -137,14 +149,17 @@ server::Tensor to_tensor(server::Model& model, std::string name, py::object valu
     return tensor;
   }
   auto dtype = dtype_from_numpy_typestr(std::string(py::str(array.dtype().attr("str"))));
-  if (!dtype) wrong(model, name, "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross");
+  if (!dtype)
+    wrong(model, name,
+          "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross");
   tensor.dtype = *dtype;
   Owner* owner = owner_of(array);
   if (owner && std::ranges::find(given_here, array.data()) == given_here.end()) {
     tensor.data = give(model, name, *owner, array);
     given_here.push_back(array.data());
   } else if (array.flags() & py::array::c_style) {
-    tensor.data = value_of(model.copy_in({static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.nbytes())}));
+    tensor.data = value_of(model.copy_in(
+        {static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.nbytes())}));
   } else {
     tensor.data = pack(model, array);
   }
@@ -159,7 +174,8 @@ py::dict outputs_of(server::Response& response) {
     owner->typestr = tensor.dtype.is_bytes() ? "" : std::string(numpy_typestr(tensor.dtype));
     owner->shape = tensor.shape;
     owner->buffer = std::move(tensor.data);
-    result[py::str(tensor.name)] = py::make_tuple(to_string(tensor.dtype), py::tuple(py::cast(tensor.shape)), py::cast(std::move(owner)));
+    result[py::str(tensor.name)] = py::make_tuple(
+        to_string(tensor.dtype), py::tuple(py::cast(tensor.shape)), py::cast(std::move(owner)));
   }
   return result;
 }

@@ -1,4 +1,5 @@
-// NumPy arrays to request tensors and response tensors to arrays, without a copy where the memory allows it.
+// NumPy arrays to request tensors and response tensors to arrays, without a copy where the memory
+// allows it.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -14,12 +15,16 @@ namespace py = pybind11;
 
 void bind_arrays(py::module_& module);
 
-// An uninitialised array in the model's host arena; its base is the owner that infer takes the memory from.
-py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape, const py::dtype& dtype);
+// An uninitialised array in the model's host arena; its base is the owner that infer takes the
+// memory from.
+py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
+                      const py::dtype& dtype);
 
-// An input: an array of ours is given (moved), any other is copied once. `given_here`: the memory that this request was
-// given so far; the same array once more is copied. Raises what the caller did wrong.
-server::Tensor to_tensor(server::Model& model, std::string name, py::object value, std::vector<const void*>& given_here);
+// An input: an array of ours is given (moved), any other is copied once. `given_here`: the memory
+// that this request was given so far; the same array once more is copied. Raises what the caller
+// did wrong.
+server::Tensor to_tensor(server::Model& model, std::string name, py::object value,
+                         std::vector<const void*>& given_here);
 
 // name → (dtype name, shape, owner): what tensorferry.tensor.Tensor is made of.
 py::dict outputs_of(server::Response& response);

@@ -12,8 +12,9 @@ namespace py = pybind11;
 
 [[noreturn]] inline void raise(const Error& error) {
   py::object make = py::module_::import("tensorferry.errors").attr("_make");
-  py::object exception = make(error.message, std::string(to_string(error.code)), error.context.model,
-                              error.context.instance, error.context.request_id);
+  py::object exception =
+      make(error.message, std::string(to_string(error.code)), error.context.model,
+           error.context.instance, error.context.request_id);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
   throw py::error_already_set();
 }

@@ -1,5 +1,5 @@
-// tensorferry._transport: one end of a connection (transport/endpoint.h) for NumPy. tensorferry/transport.py is
-// the face that users see.
+// tensorferry._transport: one end of a connection (transport/endpoint.h) for NumPy.
+// tensorferry/transport.py is the face that users see.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -18,7 +18,8 @@ namespace py = pybind11;
 namespace tensorferry {
 namespace {
 
-// The base of an array in shared memory. Sending the array takes `shared` out; `mapping` keeps what is left readable.
+// The base of an array in shared memory. Sending the array takes `shared` out; `mapping` keeps what
+// is left readable.
 struct Owner {
   SharedBytes shared;
   std::shared_ptr<const void> mapping;
@@ -40,13 +41,15 @@ T value_of(Result<T> result) {
 
 Deadline deadline_of(std::optional<double> timeout) {
   if (!timeout) return {};
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*timeout));
+  return Clock::now() +
+         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*timeout));
 }
 
 DType dtype_of(const py::dtype& dtype) {
   auto found = dtype_from_numpy_typestr(std::string(py::str(dtype.attr("str"))));
   if (!found || found->is_bytes()) {
-    throw py::type_error("dtype " + std::string(py::str(dtype)) + " does not cross; use numbers or bool, or bytes as uint8");
+    throw py::type_error("dtype " + std::string(py::str(dtype)) +
+                         " does not cross; use numbers or bool, or bytes as uint8");
   }
   return *found;
 }
@@ -79,7 +82,8 @@ class End {
     std::size_t bytes = element_bytes(type);
     for (std::int64_t dim : shape) {
       if (dim < 0) throw py::value_error("a dimension is negative");
-      if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) throw py::value_error("the shape is too large");
+      if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes))
+        throw py::value_error("the shape is too large");
     }
     auto owner = std::make_unique<Owner>();
     owner->shared = value_of(endpoint_->allocate(bytes));
@@ -98,7 +102,8 @@ class End {
       tensor.name = py::str(name);
       tensor.dtype = dtype_of(array.dtype());
       tensor.shape.assign(array.shape(), array.shape() + array.ndim());
-      tensor.plain = {static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.nbytes())};
+      tensor.plain = {static_cast<const std::byte*>(array.data()),
+                      static_cast<std::size_t>(array.nbytes())};
       if (Owner* owner = owner_of(array)) give(*owner, array, tensor);
       kept.push_back(std::move(array));
     }
@@ -121,7 +126,8 @@ class End {
         py::gil_scoped_release released;
         message = endpoint_->receive(slice);
       }
-      if (auto received = value_of(std::move(message))) return std::pair(received->tag, to_dict(*received));
+      if (auto received = value_of(std::move(message)))
+        return std::pair(received->tag, to_dict(*received));
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       if (passed(deadline)) return std::nullopt;
     }
@@ -134,7 +140,8 @@ class End {
   std::size_t bytes_in_use() const { return endpoint_->statistics().bytes_in_use; }
 
  private:
-  // The owner of an array of ours: exactly the whole of what it owns, not a part or another view of it.
+  // The owner of an array of ours: exactly the whole of what it owns, not a part or another view of
+  // it.
   static Owner* owner_of(const py::array& array) {
     py::object base = array.base();
     if (!base || !py::isinstance<Owner>(base)) return nullptr;
@@ -144,7 +151,8 @@ class End {
 
   static void give(Owner& owner, const py::array& array, EndpointTensor& tensor) {
     if (!owner.shared) {
-      throw py::value_error("tensor '" + tensor.name + "' was given by an earlier send: make a new array with empty()");
+      throw py::value_error("tensor '" + tensor.name +
+                            "' was given by an earlier send: make a new array with empty()");
     }
     if (owner.shared.bytes().size() != static_cast<std::size_t>(array.nbytes())) return;
     array.attr("flags").attr("writeable") = false;
@@ -165,7 +173,8 @@ class End {
         owner->small = std::move(tensor.small);
         bytes = owner->small;
       }
-      result[py::str(tensor.name)] = array_over(std::move(owner), bytes, tensor.dtype, tensor.shape);
+      result[py::str(tensor.name)] =
+          array_over(std::move(owner), bytes, tensor.dtype, tensor.shape);
     }
     return result;
   }
@@ -182,7 +191,8 @@ PYBIND11_MODULE(_transport, module) {
       .def_static("create_on", &End::create_on, py::arg("fd"))
       .def_static("connect", &End::connect, py::arg("fd"), py::arg("timeout") = py::none())
       .def("empty", &End::empty, py::arg("shape"), py::arg("dtype"))
-      .def("send", &End::send, py::arg("tensors"), py::arg("tag") = 0, py::arg("timeout") = py::none())
+      .def("send", &End::send, py::arg("tensors"), py::arg("tag") = 0,
+           py::arg("timeout") = py::none())
       .def("recv", &End::recv, py::arg("timeout") = py::none())
       .def("close", &End::close)
       .def_property_readonly("bytes_in_use", &End::bytes_in_use);

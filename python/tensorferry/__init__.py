@@ -1,7 +1,7 @@
 """Tensors between this process and the Python processes that run its models, through shared memory.
 
-    with tensorferry.Server("models") as server:
-        out = server.model("add_sub").infer({"INPUT0": a, "INPUT1": b})
+with tensorferry.Server("models") as server:
+    out = server.model("add_sub").infer({"INPUT0": a, "INPUT1": b})
 """
 
 from ._server import __version__

@@ -41,7 +41,7 @@ class OutOfMemory(Error):
     """Shared memory is used up; the message has the sizes and what to raise."""
 
 
-class Timeout(Error):  # noqa: A001
+class Timeout(Error):
     """The caller's own deadline passed; the request was cancelled."""
 
 

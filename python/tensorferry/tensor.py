@@ -79,4 +79,5 @@ def _bfloat16(owner: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         import ml_dtypes
     except ImportError as error:
         raise TypeError("NumPy has no bfloat16: install ml_dtypes") from error
-    return np.frombuffer(owner.tobytes(), ml_dtypes.bfloat16).reshape(shape).copy()
+    array: NDArray[Any] = np.frombuffer(owner.tobytes(), ml_dtypes.bfloat16).reshape(shape).copy()
+    return array

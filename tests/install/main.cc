@@ -1,5 +1,5 @@
-// What a user of the libraries might begin with: memory moved to another end and back, and a server that says why it
-// can't start.
+// What a user of the libraries might begin with: memory moved to another end and back, and a server
+// that says why it can't start.
 #include <tensorferry/cuda/driver.h>
 #include <tensorferry/server/server.h>
 #include <tensorferry/transport/endpoint.h>
@@ -50,7 +50,8 @@ int cross_once() {
 }  // namespace
 
 int main() {
-  std::printf("tensorferry %.*s\n", static_cast<int>(tensorferry::kVersion.size()), tensorferry::kVersion.data());
+  std::printf("tensorferry %.*s\n", static_cast<int>(tensorferry::kVersion.size()),
+              tensorferry::kVersion.data());
 #ifdef PAYLOAD_DIR
   if (!std::filesystem::exists(PAYLOAD_DIR "/launch.py")) {
     std::fprintf(stderr, "no launch.py in %s\n", PAYLOAD_DIR);

@@ -32,7 +32,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         folder = tmp_path / "m" / "1"
         folder.mkdir(parents=True)
         (tmp_path / "m" / "config.pbtxt").write_text(config)
-        source = f"""
+        source = """
             import os, sys, threading
             import numpy as np
             import triton_python_backend_utils as pb_utils
@@ -74,7 +74,8 @@ def test_an_ordinary_array_is_copied_once_and_never_edited(start: Start) -> None
     after = _server.copy_counts()
     assert after["host_bytes"] - before["host_bytes"] == a.nbytes
     assert stub_copied(model) == 0
-    assert a[0] == 0 and np.asarray(out["OUT"])[0] == 1
+    assert a[0] == 0
+    assert np.asarray(out["OUT"])[0] == 1
 
 
 def test_an_array_from_empty_crosses_without_a_copy_and_is_given(start: Start) -> None:
@@ -87,7 +88,8 @@ def test_an_array_from_empty_crosses_without_a_copy_and_is_given(start: Start) -
     assert _server.copy_counts()["host_calls"] == before
     assert stub_copied(model) == 0
     assert out.__array_interface__["data"][0] == address
-    assert out.flags.writeable and not x.flags.writeable
+    assert out.flags.writeable
+    assert not x.flags.writeable
     with pytest.raises(errors.InvalidRequest, match=r"call model\.empty again"):
         model.infer({"IN": x})
 
@@ -160,7 +162,10 @@ def test_an_exception_has_type_message_and_frames(start: Start) -> None:
     [
         ("tuple()", "Expected a list in the execute return, found type '<class 'tuple'>'."),
         ("[]", "Number of InferenceResponse objects do not match the number of InferenceRequest objects."),
-        ("[3]", "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'int'>'."),
+        (
+            "[3]",
+            "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'int'>'.",
+        ),
     ],
 )
 def test_a_wrong_return_is_told_in_the_original_words(start: Start, answer: str, text: str) -> None:

@@ -23,10 +23,12 @@ output [ { name: "OUT", data_type: TYPE_UINT8, dims: [ -1 ] } ]
 )";
 
 std::string model_py(const std::string& body) {
-  return "import os, signal, sys, time\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n"
+  return "import os, signal, sys, time\nimport numpy as np\nimport triton_python_backend_utils as "
+         "pb_utils\n\n"
          "class TritonPythonModel:\n"
          "    def execute(self, requests):\n"
-         "        return [pb_utils.InferenceResponse([pb_utils.Tensor('OUT', self.one(r))]) for r in requests]\n"
+         "        return [pb_utils.InferenceResponse([pb_utils.Tensor('OUT', self.one(r))]) for r "
+         "in requests]\n"
          "    def one(self, request):\n"
          "        x = pb_utils.get_input_tensor_by_name(request, 'IN').as_numpy()\n" +
          body;
@@ -51,9 +53,11 @@ class Lines final : public Logger {
 class ServerTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (!std::getenv("TENSORFERRY_PAYLOAD")) GTEST_SKIP() << "the stub's payload is not built in this preset";
-    repository_ = fs::temp_directory_path() / ("tensorferry-test-" + std::to_string(::getpid()) + "-" +
-                                               testing::UnitTest::GetInstance()->current_test_info()->name());
+    if (!std::getenv("TENSORFERRY_PAYLOAD"))
+      GTEST_SKIP() << "the stub's payload is not built in this preset";
+    repository_ =
+        fs::temp_directory_path() / ("tensorferry-test-" + std::to_string(::getpid()) + "-" +
+                                     testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::create_directories(repository_);
   }
   void TearDown() override {
@@ -61,7 +65,8 @@ class ServerTest : public testing::Test {
     fs::remove_all(repository_);
   }
 
-  void add_model(const std::string& name, const std::string& body, const std::string& config = kConfig) {
+  void add_model(const std::string& name, const std::string& body,
+                 const std::string& config = kConfig) {
     fs::create_directories(repository_ / name / "1");
     std::ofstream(repository_ / name / "config.pbtxt") << "name: \"" << name << "\"\n" << config;
     std::ofstream(repository_ / name / "1" / "model.py") << model_py(body);
@@ -98,7 +103,9 @@ class ServerTest : public testing::Test {
     return response;
   }
 
-  static std::byte at(const Response& response, std::size_t index) { return response.find("OUT")->data.bytes()[index]; }
+  static std::byte at(const Response& response, std::size_t index) {
+    return response.find("OUT")->data.bytes()[index];
+  }
 
   fs::path repository_;
   std::shared_ptr<Lines> log_ = std::make_shared<Lines>();
@@ -117,7 +124,8 @@ TEST_F(ServerTest, SmallAndLargeTensorsCrossAndComeBack) {
   }
   auto statistics = server_->statistics().at(0);
   EXPECT_EQ(statistics.succeeded, 6u);
-  EXPECT_EQ(statistics.stub_copied_bytes, 0u) << "arrays that NumPy makes in execute are born in the arena";
+  EXPECT_EQ(statistics.stub_copied_bytes, 0u)
+      << "arrays that NumPy makes in execute are born in the arena";
 }
 
 TEST_F(ServerTest, AnInputThatIsPassedThroughIsTheSameMemory) {
@@ -149,7 +157,8 @@ TEST_F(ServerTest, WhatTheModelKeepsIsCopied) {
 
 TEST_F(ServerTest, OneOutputBufferForAllRequestsDoesNotAlias) {
   add_model("reuses",
-            "        if not hasattr(self, 'buffer'):\n            self.buffer = np.empty(1 << 20, np.uint8)\n"
+            "        if not hasattr(self, 'buffer'):\n            self.buffer = np.empty(1 << 20, "
+            "np.uint8)\n"
             "        self.buffer[:] = x[0]\n        return self.buffer\n");
   ASSERT_TRUE(start());
   std::vector<Response> held;
@@ -162,8 +171,9 @@ TEST_F(ServerTest, AnExceptionReachesTheClientAndTheLog) {
   ASSERT_TRUE(start());
   auto response = infer("raises", 4, 0);
   ASSERT_FALSE(response);
-  EXPECT_THAT(response.error().message, HasSubstr("Failed to process the request(s) for model 'raises_0_0', message: "
-                                                  "ValueError: no such luck"));
+  EXPECT_THAT(response.error().message,
+              HasSubstr("Failed to process the request(s) for model 'raises_0_0', message: "
+                        "ValueError: no such luck"));
   EXPECT_THAT(response.error().message, HasSubstr("model.py(10): one"));
   EXPECT_EQ(response.error().context.request_id, "r1");
   EXPECT_THAT(log_->text(), HasSubstr("no such luck"));
@@ -171,8 +181,9 @@ TEST_F(ServerTest, AnExceptionReachesTheClientAndTheLog) {
 }
 
 TEST_F(ServerTest, AKilledStubFailsItsRequestAtOnceAndIsStartedAgain) {
-  add_model("dies", "        if x[0] == 1:\n            print('my last words', file=sys.stderr)\n"
-                    "            os.kill(os.getpid(), signal.SIGKILL)\n        return x\n");
+  add_model("dies",
+            "        if x[0] == 1:\n            print('my last words', file=sys.stderr)\n"
+            "            os.kill(os.getpid(), signal.SIGKILL)\n        return x\n");
   ASSERT_TRUE(start());
   auto response = infer("dies", 4, 1);
   ASSERT_FALSE(response);
@@ -219,8 +230,10 @@ TEST_F(ServerTest, ATimeoutEndsTheWaitAndKillsNobody) {
 }
 
 TEST_F(ServerTest, AHungStubIsKilledWhenALimitIsSet) {
-  add_model("hangs", "        time.sleep(60)\n        return x\n",
-            std::string(kConfig) + R"(parameters { key: "TENSORFERRY_EXECUTE_TIMEOUT_S" value { string_value: "0.3" } })");
+  add_model(
+      "hangs", "        time.sleep(60)\n        return x\n",
+      std::string(kConfig) +
+          R"(parameters { key: "TENSORFERRY_EXECUTE_TIMEOUT_S" value { string_value: "0.3" } })");
   ASSERT_TRUE(start());
   auto response = infer("hangs", 4, 0);
   ASSERT_FALSE(response);
@@ -287,8 +300,10 @@ TEST_F(ServerTest, ModelsComeAndGoWhileOthersServe) {
 }
 
 TEST_F(ServerTest, WhatTheModelPrintsReachesTheLog) {
-  add_model("prints", "        print('hello from the model')\n        pb_utils.Logger.log_info('and a log line')\n"
-                      "        return x\n");
+  add_model(
+      "prints",
+      "        print('hello from the model')\n        pb_utils.Logger.log_info('and a log line')\n"
+      "        return x\n");
   ASSERT_TRUE(start());
   ASSERT_TRUE(infer("prints", 4, 0));
   server_.reset();

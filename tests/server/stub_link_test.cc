@@ -44,7 +44,9 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
 
   // InstanceEvents
   void batch_done(std::size_t) noexcept override { ++batches_done_; }
-  void give_back(Batch batch) noexcept override { given_back_.insert(given_back_.end(), batch.begin(), batch.end()); }
+  void give_back(Batch batch) noexcept override {
+    given_back_.insert(given_back_.end(), batch.begin(), batch.end());
+  }
   void executed(std::uint64_t, std::uint64_t) noexcept override {}
 
   // A call with one input, in the stub.
@@ -70,7 +72,8 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
     input.name = "IN";
     input.dtype = kUint8;
     input.shape = {static_cast<std::int64_t>(bytes)};
-    input.data = bytes < protocol::kInlineBelowBytes ? Buffer::ordinary(bytes) : host_->allocate(bytes).value();
+    input.data = bytes < protocol::kInlineBelowBytes ? Buffer::ordinary(bytes)
+                                                     : host_->allocate(bytes).value();
     std::memset(input.data.bytes().data(), fill, bytes);
     call->request_.inputs.push_back(std::move(input));
     return call;
@@ -121,14 +124,16 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
   }
 
   void expect_answered() {
-    ASSERT_EQ(link_->inbox().wait(call_->completion, Clock::now() + std::chrono::seconds(10)), WaitStatus::Done)
+    ASSERT_EQ(link_->inbox().wait(call_->completion, Clock::now() + std::chrono::seconds(10)),
+              WaitStatus::Done)
         << link_->inbox().error().message;
   }
 
   // The link notices the lie: its inbox ends with an error that says what was wrong.
   void expect_broken(const std::string& words) {
     Completion never;
-    ASSERT_EQ(link_->inbox().wait(never, Clock::now() + std::chrono::seconds(10)), WaitStatus::Failed);
+    ASSERT_EQ(link_->inbox().wait(never, Clock::now() + std::chrono::seconds(10)),
+              WaitStatus::Failed);
     EXPECT_TRUE(link_->broken());
     EXPECT_EQ(link_->why_broken().code, ErrorCode::Protocol);
     EXPECT_THAT(link_->why_broken().message, HasSubstr(words));
@@ -236,7 +241,8 @@ TEST_F(StubLinkTest, AboveHalfOfTheArenaAnswersAreCopiedToOrdinaryMemory) {
   std::uint64_t copied = 0;
   for (std::uint64_t i = 0; i < 4; ++i) {
     SeenBatch batch = send(4);
-    protocol::MemoryRef memory{protocol::MemoryKind::Segment, segment->segment, i * kEach, kEach, 100 + i};
+    protocol::MemoryRef memory{protocol::MemoryKind::Segment, segment->segment, i * kEach, kEach,
+                               100 + i};
     CopyCounts before = copy_counts();
     answer(batch, {output(memory)});
     expect_answered();
@@ -276,7 +282,8 @@ TEST_F(StubLinkTest, ACancelledRequestIsNamedToTheStub) {
   SeenBatch batch = send(4);
   link_->cancel(*call_);
   Completion never;
-  while (stub_->cancelled.empty()) stub_->channel().inbox().wait(never, Clock::now() + std::chrono::milliseconds(1));
+  while (stub_->cancelled.empty())
+    stub_->channel().inbox().wait(never, Clock::now() + std::chrono::milliseconds(1));
   EXPECT_EQ(stub_->cancelled.at(0), batch.requests[0].number);
 }
 
@@ -343,14 +350,16 @@ TEST_F(StubLinkTest, ALeaseGivenBackTwiceIsALie) {
   std::uint64_t lease = batch.requests[0].inputs[0].memory.lease;
   answer(batch, {}, {lease, lease});
   Completion never;
-  ASSERT_EQ(link_->inbox().wait(never, Clock::now() + std::chrono::seconds(10)), WaitStatus::Failed);
+  ASSERT_EQ(link_->inbox().wait(never, Clock::now() + std::chrono::seconds(10)),
+            WaitStatus::Failed);
   EXPECT_THAT(link_->why_broken().message, HasSubstr("which it doesn't hold"));
   call_->request_.clear();
 }
 
 TEST_F(StubLinkTest, AnOverwrittenRingHeaderIsNoticed) {
   send(4);
-  auto* header = reinterpret_cast<protocol::RingHeader*>(stub_->ring_memory() + ring_bytes(64 << 10));
+  auto* header =
+      reinterpret_cast<protocol::RingHeader*>(stub_->ring_memory() + ring_bytes(64 << 10));
   header->tail.store(0xFFFF'FFFF'FFFFull);
   expect_broken("");
 }

@@ -1,4 +1,5 @@
-// The other end of a StubLink, played by the test: a stub that says exactly what the test wants it to.
+// The other end of a StubLink, played by the test: a stub that says exactly what the test wants it
+// to.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -52,21 +53,24 @@ class StubPeer {
     auto message = take(protocol::ControlKind::Welcome);
     Scratch scratch;
     auto welcome = decode<protocol::Welcome>(message.body, scratch).value();
-    ring_ = Segment::map(0, std::move(message.fd), page_up(channel_bytes(welcome.ring_capacity))).value();
+    ring_ = Segment::map(0, std::move(message.fd), page_up(channel_bytes(welcome.ring_capacity)))
+                .value();
     Channel::Options options;
     options.ring_capacity = welcome.ring_capacity;
     options.resolve = [this](const protocol::MemoryRef& memory) {
       return segments_.resolve(memory.place, memory.offset, memory.bytes);
     };
-    channel_ = std::make_unique<Channel>(ring_, Side::Stub, std::move(options),
-                                         [this](const Received& received) { return on_message(received); });
+    channel_ = std::make_unique<Channel>(
+        ring_, Side::Stub, std::move(options),
+        [this](const Received& received) { return on_message(received); });
   }
 
   // The next batch that the server sends.
   SeenBatch next_batch() {
     Completion never;
     while (batches_.empty()) {
-      if (channel_->inbox().wait(never, Clock::now() + std::chrono::milliseconds(1)) == WaitStatus::Failed) {
+      if (channel_->inbox().wait(never, Clock::now() + std::chrono::milliseconds(1)) ==
+          WaitStatus::Failed) {
         ADD_FAILURE() << channel_->inbox().error().message;
         return {};
       }
@@ -92,7 +96,8 @@ class StubPeer {
       return failure(denied.code, std::string(denied.error));
     }
     auto segment = decode<protocol::Segment>((*message)->body, scratch).value();
-    segments_.insert(Segment::map(segment.segment, std::move((*message)->fd), segment.bytes).value());
+    segments_.insert(
+        Segment::map(segment.segment, std::move((*message)->fd), segment.bytes).value());
     return segment;
   }
 
@@ -124,7 +129,8 @@ class StubPeer {
 
   Result<void> on_message(const Received& received) {
     if (received.kind == protocol::RecordKind::Cancel) {
-      cancelled.push_back(decode_private<protocol::Cancel>(received.body, received.scratch).value().request);
+      cancelled.push_back(
+          decode_private<protocol::Cancel>(received.body, received.scratch).value().request);
       return {};
     }
     if (received.kind == protocol::RecordKind::Release) {

@@ -24,7 +24,7 @@ def bench(as_json: bool) -> None:
         model = server.model("add_sub")
         for count in track([1, 1 << 10, 1 << 14, 1 << 18, 1 << 22], console=errors, transient=True):
             a = np.ones(count, np.float32)
-            times = []
+            times: list[float] = []
             end = time.perf_counter() + 0.5
             while len(times) < 5 or time.perf_counter() < end:
                 begin = time.perf_counter()

@@ -130,9 +130,9 @@ def demo(as_json: bool) -> None:
     else:
         console.print(_table(rows))
         console.print(
-            f"{len(processes)} Python processes, ready in {duration(started)}. An array from [bold]model.empty[/bold] is born in "
-            "shared memory and crosses without a copy; an ordinary one is copied once. What NumPy makes inside the model is "
-            "born there too."
+            f"{len(processes)} Python processes, ready in {duration(started)}. An array from [bold]model.empty[/bold] is "
+            "born in shared memory and crosses without a copy; an ordinary one is copied once. What NumPy makes inside the "
+            "model is born there too."
         )
     if not correct:
         raise click.exceptions.Exit(FAILED)

@@ -57,7 +57,7 @@ def _load_extension(payload):
             return _load_file("_ferry_stub", path, importlib.machinery.ExtensionFileLoader)
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         _refuse("this is a free-threaded CPython, and the payload has no extension for it (%s)" % tagged)
-    _refuse("the payload '%s' has no _ferry_stub.abi3.so: it is not installed completely" % payload)
+    return _refuse("the payload '%s' has no _ferry_stub.abi3.so: it is not installed completely" % payload)
 
 
 def _load_file(name, path, loader_type=None):

@@ -127,9 +127,7 @@ class _Stub:
         if hasattr(answers, "__await__"):
             answers = self.wait_for(answers)
         if not isinstance(answers, list):
-            raise c_utils.TritonModelException(
-                "Expected a list in the execute return, found type '%s'." % type(answers)
-            )
+            raise c_utils.TritonModelException("Expected a list in the execute return, found type '%s'." % type(answers))
         if len(answers) != count:
             raise c_utils.TritonModelException(
                 "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "

@@ -73,8 +73,20 @@ class TritonError:
 
 
 # Triton's number -> NumPy's name; 13 is BYTES, 14 is BF16.
-_NUMPY = {1: "bool", 2: "uint8", 3: "uint16", 4: "uint32", 5: "uint64", 6: "int8", 7: "int16", 8: "int32", 9: "int64",
-          10: "float16", 11: "float32", 12: "float64"}
+_NUMPY = {
+    1: "bool",
+    2: "uint8",
+    3: "uint16",
+    4: "uint32",
+    5: "uint64",
+    6: "int8",
+    7: "int16",
+    8: "int32",
+    9: "int64",
+    10: "float16",
+    11: "float32",
+    12: "float64",
+}
 _NUMBER = {name: number for number, name in _NUMPY.items()}
 _BYTES, _BF16 = 13, 14
 _LENGTH = struct.Struct("<I")
@@ -113,7 +125,7 @@ def _encode_bytes(array):
 class Tensor:
     """A named tensor: an input's view of shared memory, or an array that a model makes."""
 
-    __slots__ = ("_name", "_number", "_shape", "_array", "_memory", "__weakref__")
+    __slots__ = ("__weakref__", "_array", "_memory", "_name", "_number", "_shape")
 
     def __init__(self, name, numpy_array):
         import numpy as np
@@ -246,7 +258,7 @@ def _parameters(parameters):
 class InferenceRequest:
     """A request as `execute` gets it."""
 
-    __slots__ = ("_id", "_correlation", "_flags", "_timeout", "_parameters", "_outputs", "_inputs")
+    __slots__ = ("_correlation", "_flags", "_id", "_inputs", "_outputs", "_parameters", "_timeout")
 
     @classmethod
     def _from_wire(cls, wire):
@@ -256,8 +268,20 @@ class InferenceRequest:
         request._inputs = [Tensor._from_wire(tensor) for tensor in inputs]
         return request
 
-    def __init__(self, request_id="", correlation_id=0, inputs=None, requested_output_names=None, model_name=None,
-                 model_version=-1, flags=0, timeout=0, preferred_memory=None, trace=None, parameters=None):
+    def __init__(
+        self,
+        request_id="",
+        correlation_id=0,
+        inputs=None,
+        requested_output_names=None,
+        model_name=None,
+        model_version=-1,
+        flags=0,
+        timeout=0,
+        preferred_memory=None,
+        trace=None,
+        parameters=None,
+    ):
         if not isinstance(correlation_id, (int, str)):
             raise TritonModelException("Correlation ID must be integer or string")
         self._id = request_id
@@ -302,7 +326,7 @@ class InferenceRequest:
 class InferenceResponse:
     """The answer to one request: tensors, or an error."""
 
-    __slots__ = ("_tensors", "_error", "_parameters")
+    __slots__ = ("_error", "_parameters", "_tensors")
 
     def __init__(self, output_tensors=(), error=None, parameters=None):
         if output_tensors is None or isinstance(output_tensors, Tensor):
@@ -429,6 +453,15 @@ def _to_wire(number, response, wanted):
     return number, None, 0, outputs, keep
 
 
-for _kind in (TritonModelException, MemoryType, PreferredMemory, InferenceTrace, TritonError, Tensor, InferenceRequest,
-              InferenceResponse, Logger):
+for _kind in (
+    TritonModelException,
+    MemoryType,
+    PreferredMemory,
+    InferenceTrace,
+    TritonError,
+    Tensor,
+    InferenceRequest,
+    InferenceResponse,
+    Logger,
+):
     _kind.__module__ = "c_python_backend_utils"

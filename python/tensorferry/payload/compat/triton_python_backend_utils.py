@@ -38,8 +38,21 @@ _NUMPY_NAMES = {
     "TYPE_STRING": "object_",
 }
 # TRITONSERVER_DataType, in order from 1; BF16 (14) has no NumPy type.
-_BY_NUMBER = ["bool_", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32",
-              "float64", "object_"]
+_BY_NUMBER = [
+    "bool_",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "object_",
+]
 
 
 class _StringToNumpy(dict):

@@ -1,5 +1,5 @@
-// Bytes of a tensor on the server's side, with whatever keeps them valid: a block of a model's host arena,
-// a lease on a range that a stub answered with, or ordinary memory.
+// Bytes of a tensor on the server's side, with whatever keeps them valid: a block of a model's host
+// arena, a lease on a range that a stub answered with, or ordinary memory.
 #pragma once
 
 #include <array>
@@ -16,8 +16,8 @@ class BufferHolder {
   virtual ~BufferHolder() = default;
 };
 
-// Move-only owner of bytes. Small ones (64 bytes and fewer) lie in the object itself: take bytes() anew
-// after a move. A Buffer is used by one thread at a time; the bytes are its holder's alone
+// Move-only owner of bytes. Small ones (64 bytes and fewer) lie in the object itself: take bytes()
+// anew after a move. A Buffer is used by one thread at a time; the bytes are its holder's alone
 // (docs/design.md, rule 9).
 class Buffer {
  public:
@@ -33,7 +33,9 @@ class Buffer {
   Buffer& operator=(Buffer&&) noexcept = default;
 
   std::span<std::byte> bytes() noexcept { return {data(), size_}; }
-  std::span<const std::byte> bytes() const noexcept { return {const_cast<Buffer*>(this)->data(), size_}; }
+  std::span<const std::byte> bytes() const noexcept {
+    return {const_cast<Buffer*>(this)->data(), size_};
+  }
   std::size_t size() const noexcept { return size_; }
   bool is_shared() const noexcept { return holder_ != nullptr; }
   const std::shared_ptr<BufferHolder>& holder() const noexcept { return holder_; }

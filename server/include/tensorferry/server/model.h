@@ -22,12 +22,12 @@ class ModelState;
 
 struct InstanceStatistics {
   std::string name;
-  int pid = 0;          // 0: no stub just now
-  std::string state;    // "ready", "starting", "waiting to restart", "stopped"
+  int pid = 0;        // 0: no stub just now
+  std::string state;  // "ready", "starting", "waiting to restart", "stopped"
   std::uint64_t restarts = 0;
-  std::size_t pss_bytes = 0;         // of the stub process; 0 where the kernel doesn't tell
-  std::size_t arena_peak_bytes = 0;  // segments of the stub's arena, at most at one time
-  std::size_t answers_out_bytes = 0; // ranges of its arena that callers hold
+  std::size_t pss_bytes = 0;          // of the stub process; 0 where the kernel doesn't tell
+  std::size_t arena_peak_bytes = 0;   // segments of the stub's arena, at most at one time
+  std::size_t answers_out_bytes = 0;  // ranges of its arena that callers hold
 };
 
 struct ModelStatistics {
@@ -37,14 +37,14 @@ struct ModelStatistics {
   std::uint64_t succeeded = 0;
   std::uint64_t failed = 0;
   std::uint64_t cancelled = 0;
-  std::uint64_t executions = 0;       // calls of execute()
-  std::uint64_t queue_ns = 0;         // summed over requests
-  std::uint64_t execute_ns = 0;       // summed over executions, in the stub
-  std::uint64_t total_ns = 0;         // summed over requests: submit to answer
+  std::uint64_t executions = 0;         // calls of execute()
+  std::uint64_t queue_ns = 0;           // summed over requests
+  std::uint64_t execute_ns = 0;         // summed over executions, in the stub
+  std::uint64_t total_ns = 0;           // summed over requests: submit to answer
   std::uint64_t stub_copied_bytes = 0;  // payload copied by the stubs
   std::size_t queued = 0;
   std::size_t in_flight = 0;
-  std::size_t arena_bytes_in_use = 0;   // of the host arena
+  std::size_t arena_bytes_in_use = 0;  // of the host arena
   std::size_t arena_peak_bytes = 0;
   std::vector<InstanceStatistics> instances;
 };
@@ -55,14 +55,15 @@ class Call {
   Call() = default;
   explicit Call(std::shared_ptr<CallState> state);
 
-  // Waits until it is answered; false when the deadline passed first. One thread at a time. The waiting
-  // thread reads the stub's ring itself (transport/inbox.h).
+  // Waits until it is answered; false when the deadline passed first. One thread at a time. The
+  // waiting thread reads the stub's ring itself (transport/inbox.h).
   bool wait(const Deadline& deadline = {});
   bool done() const noexcept;
   // The answer, once. wait() must have returned true (done() be true).
   Result<void> take(Response& response);
-  // Not started yet: it is taken out of the queue and fails with `code`. Running: the stub is told, and the call
-  // fails with `code` at once; whatever the stub answers later is dropped. Kills nobody.
+  // Not started yet: it is taken out of the queue and fails with `code`. Running: the stub is told,
+  // and the call fails with `code` at once; whatever the stub answers later is dropped. Kills
+  // nobody.
   void cancel(ErrorCode code, std::string why);
 
  private:
@@ -81,20 +82,22 @@ class Model {
   bool ready() const noexcept;  // at least one instance's stub lives and is initialised
   ModelStatistics statistics() const;
 
-  // Memory of the model's host arena, to be filled and then given with a Request: no copy on the way in. From
-  // a page (4096 bytes) up; smaller sizes give ordinary memory, since small tensors travel inside the message.
+  // Memory of the model's host arena, to be filled and then given with a Request: no copy on the
+  // way in. From a page (4096 bytes) up; smaller sizes give ordinary memory, since small tensors
+  // travel inside the message.
   Result<Buffer> allocate(std::size_t bytes);
   // The same with a copy of `bytes` in it: the one counted copy of an ordinary array.
   Result<Buffer> copy_in(std::span<const std::byte> bytes);
 
-  // Checks the request against the config and puts it on its way. Error: InvalidArgument with what was expected,
-  // QueueFull, Closed, Unavailable. The request's tensors are moved from: its inputs are given. Buffers that don't
-  // lie in this model's host arena are copied there first.
-  // `on_done`, if given, is called once, by the thread that reads the answer: it must be short, must not block, and
-  // must not call wait(). The Call is done before it runs.
+  // Checks the request against the config and puts it on its way. Error: InvalidArgument with what
+  // was expected, QueueFull, Closed, Unavailable. The request's tensors are moved from: its inputs
+  // are given. Buffers that don't lie in this model's host arena are copied there first. `on_done`,
+  // if given, is called once, by the thread that reads the answer: it must be short, must not
+  // block, and must not call wait(). The Call is done before it runs.
   Result<Call> submit(Request&& request, std::function<void()> on_done = {});
-  // submit, wait, take. The deadline is the caller's whole one: when it passes the request is cancelled and the
-  // error is DeadlineExceeded. `request` is cleared, `response` overwritten; neither allocates once warm.
+  // submit, wait, take. The deadline is the caller's whole one: when it passes the request is
+  // cancelled and the error is DeadlineExceeded. `request` is cleared, `response` overwritten;
+  // neither allocates once warm.
   Result<void> infer(Request& request, Response& response, const Deadline& deadline = {});
 
  private:

@@ -18,7 +18,8 @@ namespace tensorferry::server {
 struct ServerOptions {
   // -- what is served
   std::optional<std::vector<std::string>> models;  // names to load; none: all of the repository
-  // The folder with launch.py and _ferry_stub. Empty: $TENSORFERRY_PAYLOAD, else beside the installed library.
+  // The folder with launch.py and _ferry_stub. Empty: $TENSORFERRY_PAYLOAD, else beside the
+  // installed library.
   std::filesystem::path payload;
   // The interpreter of models that don't name their own. Empty: `python3` of PATH.
   std::string python;
@@ -31,8 +32,9 @@ struct ServerOptions {
   std::size_t ring_bytes = 1 << 20;           // one direction
 
   // -- time
-  std::chrono::milliseconds load_timeout{0};      // 0: as long as the stub lives
-  std::chrono::milliseconds drain_timeout{30'000};  // shutdown waits this long for requests in flight
+  std::chrono::milliseconds load_timeout{0};  // 0: as long as the stub lives
+  std::chrono::milliseconds drain_timeout{
+      30'000};  // shutdown waits this long for requests in flight
   std::chrono::milliseconds finalize_timeout{30'000};  // then a stub that doesn't exit is killed
 
   // -- scheduling

@@ -17,8 +17,8 @@ namespace tensorferry::server {
 using ParameterValue = std::variant<std::int64_t, bool, double, std::string>;
 using Parameters = std::vector<std::pair<std::string, ParameterValue>>;
 
-// A tensor in C order in CPU memory. BYTES: Triton's layout, a 4-byte little-endian length before each
-// element.
+// A tensor in C order in CPU memory. BYTES: Triton's layout, a 4-byte little-endian length before
+// each element.
 struct Tensor {
   std::string name;
   DType dtype;
@@ -35,7 +35,8 @@ struct Request {
   std::string correlation_text;  // used instead of the number when not empty
   std::uint32_t flags = 0;       // TRITONSERVER_REQUEST_FLAG_*
   std::uint64_t priority = 0;
-  std::uint64_t timeout_us = 0;  // what the model reads as request.timeout(); limits nothing by itself
+  std::uint64_t timeout_us =
+      0;  // what the model reads as request.timeout(); limits nothing by itself
 
   void clear() noexcept;
 };

@@ -1,5 +1,5 @@
-// The embedded server: loads a repository of models and runs requests on them, in this process and its
-// stubs.
+// The embedded server: loads a repository of models and runs requests on them, in this process and
+// its stubs.
 #pragma once
 
 #include <tensorferry/server/model.h>
@@ -15,13 +15,14 @@
 
 namespace tensorferry::server {
 
-// Thread-safe. After a fork the child's Server is void: every call fails with Closed and says so, and the
-// destructor touches nothing of the parent's.
+// Thread-safe. After a fork the child's Server is void: every call fails with Closed and says so,
+// and the destructor touches nothing of the parent's.
 class Server {
  public:
-  // Loads the models (in parallel) and waits until all are ready. An error names each model that failed to load;
-  // then nothing is left running.
-  static Result<std::unique_ptr<Server>> start(const std::filesystem::path& repository, ServerOptions options = {});
+  // Loads the models (in parallel) and waits until all are ready. An error names each model that
+  // failed to load; then nothing is left running.
+  static Result<std::unique_ptr<Server>> start(const std::filesystem::path& repository,
+                                               ServerOptions options = {});
   ~Server();  // shutdown()
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -32,7 +33,8 @@ class Server {
 
   // Loads a model, or loads it anew: the new instances are ready before the old ones drain. Blocks.
   Result<void> load(const std::string& name);
-  // Drains and ends the model's stubs; requests that come later fail with NotFound. Blocks until they are reaped.
+  // Drains and ends the model's stubs; requests that come later fail with NotFound. Blocks until
+  // they are reaped.
   Result<void> unload(const std::string& name);
   bool ready() const noexcept;  // every loaded model is
   bool ready(const std::string& name) const noexcept;
@@ -40,7 +42,8 @@ class Server {
   std::vector<ModelStatistics> statistics() const;
   std::string metrics() const;  // Prometheus text format, families tensorferry_*
 
-  // Refuses new requests, waits for those in flight up to drain_timeout, finalizes and reaps the stubs.
+  // Refuses new requests, waits for those in flight up to drain_timeout, finalizes and reaps the
+  // stubs.
   void shutdown();
 
  private:

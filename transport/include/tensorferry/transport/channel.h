@@ -1,5 +1,6 @@
-// One end of a connection for messages: a ring each way in one segment, the sending side under a private
-// lock, the receiving side as an Inbox, leases to give back, and bodies too large for the ring.
+// One end of a connection for messages: a ring each way in one segment, the sending side under a
+// private lock, the receiving side as an Inbox, leases to give back, and bodies too large for the
+// ring.
 //
 //   ring segment | server -> stub: RingHeader, data | stub -> server: RingHeader, data |
 #pragma once
@@ -22,7 +23,9 @@ namespace tensorferry {
 enum class Side : std::uint8_t { Server, Stub };
 
 // Both directions of a channel, in bytes.
-constexpr std::size_t channel_bytes(std::size_t ring_capacity) { return 2 * ring_bytes(ring_capacity); }
+constexpr std::size_t channel_bytes(std::size_t ring_capacity) {
+  return 2 * ring_bytes(ring_capacity);
+}
 
 // A message as the handler gets it: `body` is private memory, valid during the call; decode it with
 // decode_private<Message>(body, scratch).
@@ -38,9 +41,9 @@ class Channel {
 
   struct Options {
     std::size_t ring_capacity = 1 << 20;
-    // Where bodies go that don't fit into a ring record, and where a peer's spilled body is read from. Both
-    // may be empty: such messages are errors then. Spilled blocks are taken from our own arena; the peer gives
-    // them back by their lease.
+    // Where bodies go that don't fit into a ring record, and where a peer's spilled body is read
+    // from. Both may be empty: such messages are errors then. Spilled blocks are taken from our own
+    // arena; the peer gives them back by their lease.
     Arena* spill_arena = nullptr;
     std::function<Result<SegmentMap::Range>(const protocol::MemoryRef&)> resolve;
     // The number under which a block of `spill_arena` is known to the peer (its lease).
@@ -52,27 +55,30 @@ class Channel {
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
-  // Sends one message; from any thread. Blocks only while the ring is full (backpressure), never beyond the
-  // deadline. Errors: DeadlineExceeded, Closed (with the reason given to close()), Protocol, OutOfSharedMemory
-  // (a body that had to spill).
+  // Sends one message; from any thread. Blocks only while the ring is full (backpressure), never
+  // beyond the deadline. Errors: DeadlineExceeded, Closed (with the reason given to close()),
+  // Protocol, OutOfSharedMemory (a body that had to spill).
   template <class Message>
-  Result<void> send(const Message& message, Urgency urgency = Urgency::Lazy, const Deadline& deadline = {}) {
+  Result<void> send(const Message& message, Urgency urgency = Urgency::Lazy,
+                    const Deadline& deadline = {}) {
     struct Thunk {
       static std::size_t write(const void* from, std::span<std::byte> to) {
         return encode(*static_cast<const Message*>(from), to);
       }
     };
-    return send_encoded(Message::kKind, encoded_bytes(message), &message, &Thunk::write, urgency, deadline);
+    return send_encoded(Message::kKind, encoded_bytes(message), &message, &Thunk::write, urgency,
+                        deadline);
   }
 
-  // Gives a lease back with the next message that is sent. From any thread: never blocks on the peer, never
-  // writes the ring. When nothing is sent soon, flush_releases() by the background thread does it; `notify`
-  // (set_release_notify) is called when the list becomes non-empty.
+  // Gives a lease back with the next message that is sent. From any thread: never blocks on the
+  // peer, never writes the ring. When nothing is sent soon, flush_releases() by the background
+  // thread does it; `notify` (set_release_notify) is called when the list becomes non-empty.
   void release_later(std::uint64_t lease);
   void set_release_notify(std::function<void()> notify);
   // Moves what has gathered into `out` (cleared first), to travel in a message's `releases`.
   void take_releases(std::vector<protocol::LeaseRelease>& out);
-  // Sends what has gathered as a Release message, if anything. Does nothing when the ring is full just now.
+  // Sends what has gathered as a Release message, if anything. Does nothing when the ring is full
+  // just now.
   Result<void> flush_releases(Urgency urgency = Urgency::Lazy);
 
   Inbox& inbox() noexcept;
@@ -82,8 +88,8 @@ class Channel {
 
  private:
   using WriteBody = std::size_t (*)(const void* message, std::span<std::byte> to);
-  Result<void> send_encoded(protocol::RecordKind kind, std::size_t body_bytes, const void* message, WriteBody write,
-                            Urgency urgency, const Deadline& deadline);
+  Result<void> send_encoded(protocol::RecordKind kind, std::size_t body_bytes, const void* message,
+                            WriteBody write, Urgency urgency, const Deadline& deadline);
 
   struct Impl;
   std::unique_ptr<Impl> impl_;

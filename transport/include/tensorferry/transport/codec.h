@@ -1,9 +1,9 @@
-// Messages to bytes and back. encode() walks a message's fields(); decode() copies the bytes once to
-// private memory, checks everything (lengths, counts, enum values, dtypes, ranks, nothing left over)
-// and only then hands out the message, whose views lie in the Scratch.
+// Messages to bytes and back. encode() walks a message's fields(); decode() copies the bytes once
+// to private memory, checks everything (lengths, counts, enum values, dtypes, ranks, nothing left
+// over) and only then hands out the message, whose views lie in the Scratch.
 //
-// Sources: the format is protocol.h's own. Cost: encode and decode allocate nothing once a Scratch or
-// buffer has grown to its working size.
+// Sources: the format is protocol.h's own. Cost: encode and decode allocate nothing once a Scratch
+// or buffer has grown to its working size.
 #pragma once
 
 #include <tensorferry/transport/error.h>
@@ -25,7 +25,8 @@ class Scratch {
   Scratch& operator=(Scratch&&) noexcept = default;
 
   void reset() noexcept;
-  // `bytes` uninitialised bytes aligned to `alignment` (a power of two, at most 64), valid until reset().
+  // `bytes` uninitialised bytes aligned to `alignment` (a power of two, at most 64), valid until
+  // reset().
   std::byte* take(std::size_t bytes, std::size_t alignment = 8);
   // Blocks obtained from the heap so far; constant once warm.
   std::size_t heap_blocks() const noexcept { return blocks_.size(); }
@@ -44,12 +45,13 @@ class Scratch {
 template <class Message>
 std::size_t encoded_bytes(const Message& message);
 
-// Writes `message` to `out`, which has at least encoded_bytes(message) bytes; returns how many it wrote.
+// Writes `message` to `out`, which has at least encoded_bytes(message) bytes; returns how many it
+// wrote.
 template <class Message>
 std::size_t encode(const Message& message, std::span<std::byte> out);
 
-// Reads a message out of `bytes`, which may lie in memory that the peer still writes: they are copied
-// first. Errors have ErrorCode::Protocol and say which message and what was wrong with it.
+// Reads a message out of `bytes`, which may lie in memory that the peer still writes: they are
+// copied first. Errors have ErrorCode::Protocol and say which message and what was wrong with it.
 template <class Message>
 Result<Message> decode(std::span<const std::byte> bytes, Scratch& scratch);
 
@@ -57,8 +59,8 @@ Result<Message> decode(std::span<const std::byte> bytes, Scratch& scratch);
 template <class Message>
 Result<Message> decode_private(std::span<const std::byte> bytes, Scratch& scratch);
 
-// Checks beyond single fields, for a tensor that a peer described: element count and byte size agree
-// and do not overflow, strides (none: C order) stay inside the bytes, inline size matches.
+// Checks beyond single fields, for a tensor that a peer described: element count and byte size
+// agree and do not overflow, strides (none: C order) stay inside the bytes, inline size matches.
 Result<void> validate(const protocol::TensorRecord& tensor);
 
 // Product of the dimensions; an error when one is negative or the product overflows int64.

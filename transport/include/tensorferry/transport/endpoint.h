@@ -1,13 +1,14 @@
-// Just the transport: one end of a connection that moves tensors both ways between two processes, without server,
-// repository or pb_utils.
+// Just the transport: one end of a connection that moves tensors both ways between two processes,
+// without server, repository or pb_utils.
 //
 //   parent                                   child (inherits or is sent the descriptor)
 //   auto [end, fd] = Endpoint::create()      auto end = Endpoint::connect(fd)
 //   auto loan = end.allocate(bytes) …fill…   auto message = end.receive()
 //   end.send(1, {tensor over loan})          end.send(2, {message.tensors[0] …passed back})
 //
-// Each end has an arena of its own. What is sent from it moves to the receiver without a copy, and comes home when the
-// receiver lets go; what lies elsewhere crosses by one counted copy. When the peer dies its holds are void at once.
+// Each end has an arena of its own. What is sent from it moves to the receiver without a copy, and
+// comes home when the receiver lets go; what lies elsewhere crosses by one counted copy. When the
+// peer dies its holds are void at once.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -32,8 +33,9 @@ struct EndpointOptions {
   ArenaOptions arena;                   // of each end
 };
 
-// Shared memory that one holder has: a block of this end's arena, or a range of the peer's that came in a message.
-// Copies share it; the last one to go gives it back. Valid also when the peer is dead. Thread-safe.
+// Shared memory that one holder has: a block of this end's arena, or a range of the peer's that
+// came in a message. Copies share it; the last one to go gives it back. Valid also when the peer is
+// dead. Thread-safe.
 class SharedBytes {
  public:
   SharedBytes() = default;
@@ -51,7 +53,8 @@ class SharedBytes {
   std::span<std::byte> bytes_;
 };
 
-// A tensor in C order. `shared` says where the bytes lie; without it they are `plain`, which is copied when it is sent.
+// A tensor in C order. `shared` says where the bytes lie; without it they are `plain`, which is
+// copied when it is sent.
 struct EndpointTensor {
   std::string name;
   DType dtype;
@@ -74,11 +77,13 @@ struct EndpointMessage {
 // Thread-safe. After a fork the child's copy is void: its calls fail with Closed.
 class Endpoint {
  public:
-  // This end, and the descriptor for the other one (close-on-exec; hand it to one process). This process creates all
-  // segments, the peer's too.
-  static Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> create(const EndpointOptions& options = {});
+  // This end, and the descriptor for the other one (close-on-exec; hand it to one process). This
+  // process creates all segments, the peer's too.
+  static Result<std::pair<std::unique_ptr<Endpoint>, UniqueFd>> create(
+      const EndpointOptions& options = {});
   // The same on a socket (SOCK_SEQPACKET) whose other end somebody else has already.
-  static Result<std::unique_ptr<Endpoint>> create_on(UniqueFd fd, const EndpointOptions& options = {});
+  static Result<std::unique_ptr<Endpoint>> create_on(UniqueFd fd,
+                                                     const EndpointOptions& options = {});
   // The other end. Blocks up to the deadline for the first end's greeting.
   static Result<std::unique_ptr<Endpoint>> connect(UniqueFd fd, const Deadline& deadline = {});
   ~Endpoint();  // close()
@@ -87,12 +92,13 @@ class Endpoint {
 
   // Memory of this end's arena, to be filled and sent.
   Result<SharedBytes> allocate(std::size_t bytes);
-  // Sends one message. A tensor's shared memory moves when it is `sole()` here (the message is the only one that
-  // holds it); else it is copied once. Blocks only while the peer's ring is full. Errors: Closed, DeadlineExceeded,
-  // OutOfSharedMemory, InvalidArgument.
-  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor> tensors, const Deadline& deadline = {});
-  // The next message; nullopt when the deadline passed. Errors: Closed when the peer is gone and all that it sent was
-  // received; Protocol when it broke the protocol. One thread at a time.
+  // Sends one message. A tensor's shared memory moves when it is `sole()` here (the message is the
+  // only one that holds it); else it is copied once. Blocks only while the peer's ring is full.
+  // Errors: Closed, DeadlineExceeded, OutOfSharedMemory, InvalidArgument.
+  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor> tensors,
+                    const Deadline& deadline = {});
+  // The next message; nullopt when the deadline passed. Errors: Closed when the peer is gone and
+  // all that it sent was received; Protocol when it broke the protocol. One thread at a time.
   Result<std::optional<EndpointMessage>> receive(const Deadline& deadline = {});
 
   ArenaStatistics statistics() const;

@@ -45,7 +45,8 @@ struct ErrorContext {
   std::string request_id;
 };
 
-// What went wrong: `message` is a whole sentence for a person and says what to do where that is known.
+// What went wrong: `message` is a whole sentence for a person and says what to do where that is
+// known.
 struct Error {
   ErrorCode code = ErrorCode::Internal;
   std::string message;

@@ -1,8 +1,9 @@
-// fork() and shared memory (docs/design.md, "Fork"): the child must keep what its parent's arrays held at the
-// fork, and must not touch what is still shared. Registered memory is made private in the child, copied at the
-// same addresses, before fork() returns on either side.
+// fork() and shared memory (docs/design.md, "Fork"): the child must keep what its parent's arrays
+// held at the fork, and must not touch what is still shared. Registered memory is made private in
+// the child, copied at the same addresses, before fork() returns on either side.
 //
-// In a process that forked, shared structures of the parent are void: forked_since(generation) tells.
+// In a process that forked, shared structures of the parent are void: forked_since(generation)
+// tells.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -21,9 +22,11 @@ namespace tensorferry {
 class ForkParticipant {
  public:
   virtual ~ForkParticipant() = default;
-  // Before the fork, in the forking thread: take locks so that books are consistent. No allocation after this.
+  // Before the fork, in the forking thread: take locks so that books are consistent. No allocation
+  // after this.
   virtual void before_fork() noexcept = 0;
-  // The ranges in use in `segment`-like mappings: mapping base, fd, whole size and the live ranges in it.
+  // The ranges in use in `segment`-like mappings: mapping base, fd, whole size and the live ranges
+  // in it.
   struct Mapping {
     int fd;
     std::byte* data;
@@ -32,17 +35,19 @@ class ForkParticipant {
   };
   virtual void collect(std::vector<Mapping>& mappings) = 0;  // called right after before_fork()
   virtual void after_fork_parent() noexcept = 0;
-  virtual void after_fork_child() noexcept = 0;  // let go of descriptors and locks; the child has one thread
+  virtual void
+  after_fork_child() noexcept = 0;  // let go of descriptors and locks; the child has one thread
 };
 
 // What an arena has in use, as mappings; between its lock_for_fork() and unlock_after_fork().
 void collect_arena(const Arena& arena, std::vector<ForkParticipant::Mapping>& mappings);
 
-// Registers until the handle is dropped. Installs the process's pthread_atfork handlers on first use.
+// Registers until the handle is dropped. Installs the process's pthread_atfork handlers on first
+// use.
 std::shared_ptr<void> register_fork_participant(ForkParticipant& participant);
 
-// How often this process image has been forked from an ancestor since the library was loaded: 0 in the
-// process that loaded it. Compare with what you noted at construction.
+// How often this process image has been forked from an ancestor since the library was loaded: 0 in
+// the process that loaded it. Compare with what you noted at construction.
 std::uint64_t fork_generation() noexcept;
 
 }  // namespace tensorferry

@@ -1,8 +1,8 @@
 // Whoever waits reads: the threads of one process that wait for messages of one ring, without a
-// thread in between. One of them leads: it reads the ring and hands each record to the handler, which
-// completes whatever the record is about. The others sleep on their own Completion until it is signalled, or
-// until the lead falls to them. When nobody waits, a background thread is armed and only urgent
-// records wake it.
+// thread in between. One of them leads: it reads the ring and hands each record to the handler,
+// which completes whatever the record is about. The others sleep on their own Completion until it
+// is signalled, or until the lead falls to them. When nobody waits, a background thread is armed
+// and only urgent records wake it.
 #pragma once
 
 #include <tensorferry/transport/deadline.h>
@@ -16,8 +16,8 @@
 
 namespace tensorferry {
 
-// Something that one thread waits for and another signals once (reset() makes it new). The waiter may
-// destroy it as soon as its wait has seen it done.
+// Something that one thread waits for and another signals once (reset() makes it new). The waiter
+// may destroy it as soon as its wait has seen it done.
 class Completion {
  public:
   void signal() noexcept;
@@ -35,8 +35,8 @@ enum class WaitStatus : std::uint8_t { Done, TimedOut, Failed };
 
 class Inbox {
  public:
-  // Called by the thread that leads, one record at a time, in order. It must not wait on this inbox. An error ends
-  // the inbox: all waiters return Failed and error() says why.
+  // Called by the thread that leads, one record at a time, in order. It must not wait on this
+  // inbox. An error ends the inbox: all waiters return Failed and error() says why.
   using Handler = std::function<Result<void>(const RingRecord&)>;
 
   // `ring`: as RingReader takes it.
@@ -47,16 +47,16 @@ class Inbox {
 
   // Waits until `completion` is done, leading if nobody else does. From any thread.
   WaitStatus wait(Completion& completion, const Deadline& deadline);
-  // After a Completion was signalled by anybody but the handler: the thread that leads looks at its own again. From
-  // any thread.
+  // After a Completion was signalled by anybody but the handler: the thread that leads looks at its
+  // own again. From any thread.
   void interrupt() noexcept;
   // Reads what is there without waiting, if nobody leads. Returns false if somebody else leads.
   bool poll();
 
   // The body of the background thread: serves until stop(). One thread.
   void serve_background();
-  // Ends serve_background() and fails all waits with `why`, now and later. From any thread; idempotent (the
-  // first reason stays).
+  // Ends serve_background() and fails all waits with `why`, now and later. From any thread;
+  // idempotent (the first reason stays).
   void stop(Error why);
   bool stopped() const noexcept;
   Error error() const;

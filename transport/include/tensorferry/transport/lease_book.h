@@ -1,4 +1,5 @@
-// What of an arena is lent to one peer: lease → range of a block, with the block held once per lease.
+// What of an arena is lent to one peer: lease → range of a block, with the block held once per
+// lease.
 #pragma once
 
 #include <tensorferry/transport/arena.h>

@@ -25,9 +25,15 @@ class Logger {
   virtual ~Logger() = default;
   virtual void write(const LogRecord& record) noexcept = 0;
 
-  void info(std::string_view source, std::string_view text) noexcept { write({LogLevel::Info, {}, 0, source, text}); }
-  void warning(std::string_view source, std::string_view text) noexcept { write({LogLevel::Warning, {}, 0, source, text}); }
-  void error(std::string_view source, std::string_view text) noexcept { write({LogLevel::Error, {}, 0, source, text}); }
+  void info(std::string_view source, std::string_view text) noexcept {
+    write({LogLevel::Info, {}, 0, source, text});
+  }
+  void warning(std::string_view source, std::string_view text) noexcept {
+    write({LogLevel::Warning, {}, 0, source, text});
+  }
+  void error(std::string_view source, std::string_view text) noexcept {
+    write({LogLevel::Error, {}, 0, source, text});
+  }
 };
 
 // Lines to stderr as "2026-11-23T01:29:32.872Z I [source] text".

@@ -1,20 +1,20 @@
 // THE WIRE FORMAT. Everything that one process writes and another reads is defined here and nowhere
 // else; docs/protocol.md says the same in prose, tests/transport/golden/ pins the bytes.
 //
-// Words: a *segment* is a sealed memfd, named by a number that the server issued and never reuses. A
-// *lease* is the right to a byte range of somebody else's arena, named by a number that the arena's owner
-// issued. A *record* is one message in the ring. A *control message* is one datagram on the control
-// socket.
+// Words: a *segment* is a sealed memfd, named by a number that the server issued and never reuses.
+// A *lease* is the right to a byte range of somebody else's arena, named by a number that the
+// arena's owner issued. A *record* is one message in the ring. A *control message* is one datagram
+// on the control socket.
 //
 // Encoding (codec.h): fields in the order of `fields()`; integers little-endian and unpadded; bool
-// and enums one byte; text and byte strings as a 4-byte length and the bytes; lists as a 4-byte count
-// and the elements. Every message begins with its kind in the record's or datagram's header.
+// and enums one byte; text and byte strings as a 4-byte length and the bytes; lists as a 4-byte
+// count and the elements. Every message begins with its kind in the record's or datagram's header.
 //
 // Message structs hold views: what they point at belongs to the sender before encoding, and to the
 // Scratch given to decode() afterwards.
 //
-// To add a field: one line here, one where it is filled, one where it is used, one golden file, one line
-// in docs/protocol.md, and kProtocolVersion + 1.
+// To add a field: one line here, one where it is filled, one where it is used, one golden file, one
+// line in docs/protocol.md, and kProtocolVersion + 1.
 #pragma once
 
 #include <tensorferry/transport/device.h>
@@ -35,11 +35,12 @@ inline constexpr std::uint32_t kProtocolVersion = 1;
 
 // Limits: a message that exceeds one is refused whole.
 inline constexpr std::size_t kMaxRank = 64;
-inline constexpr std::size_t kMaxNameBytes = 4096;             // names, keys, ids
-inline constexpr std::size_t kMaxTextBytes = 16 << 20;         // errors, configs, JSON
-inline constexpr std::size_t kMaxListItems = 1 << 20;          // any list of a message
+inline constexpr std::size_t kMaxNameBytes = 4096;                  // names, keys, ids
+inline constexpr std::size_t kMaxTextBytes = 16 << 20;              // errors, configs, JSON
+inline constexpr std::size_t kMaxListItems = 1 << 20;               // any list of a message
 inline constexpr std::size_t kMaxBodyBytes = std::size_t{1} << 30;  // a spilled record's body
-inline constexpr std::size_t kMaxControlBytes = 128 << 10;     // one datagram; longer text is cut in parts
+inline constexpr std::size_t kMaxControlBytes = 128
+                                                << 10;  // one datagram; longer text is cut in parts
 // A tensor of fewer bytes travels inside its message; one of this many or more lies in an arena.
 inline constexpr std::size_t kInlineBelowBytes = 4096;
 
@@ -64,20 +65,20 @@ struct RingHeader {
   std::atomic<std::uint32_t> wake_space;         // futex word
   alignas(128) std::atomic<std::uint64_t> head;  // written by the consumer
   std::atomic<Sleeper> sleeper;
-  std::atomic<std::uint32_t> wake_foreground;    // futex word
-  std::atomic<std::uint32_t> wake_background;    // futex word
+  std::atomic<std::uint32_t> wake_foreground;  // futex word
+  std::atomic<std::uint32_t> wake_background;  // futex word
 };
 static_assert(sizeof(RingHeader) == 256 && std::atomic<std::uint64_t>::is_always_lock_free);
 inline constexpr std::size_t kRingDataAt = 256;
 inline constexpr std::size_t kRingAlignment = 8;
 
 enum class RecordKind : std::uint16_t {
-  Pad = 0,       // skip it
-  Execute = 1,   // server -> stub
-  Cancel = 2,    // server -> stub
-  Release = 3,   // both: leases that the sender gives back
-  Responses = 4, // stub -> server
-  User = 64,     // bare transport: the tensors of one send()
+  Pad = 0,        // skip it
+  Execute = 1,    // server -> stub
+  Cancel = 2,     // server -> stub
+  Release = 3,    // both: leases that the sender gives back
+  Responses = 4,  // stub -> server
+  User = 64,      // bare transport: the tensors of one send()
 };
 
 struct RecordHeader {
@@ -101,7 +102,8 @@ struct MemoryRef {
   std::uint64_t bytes = 0;
   std::uint64_t lease = 0;
   static constexpr auto fields() {
-    return std::tuple(&MemoryRef::kind, &MemoryRef::place, &MemoryRef::offset, &MemoryRef::bytes, &MemoryRef::lease);
+    return std::tuple(&MemoryRef::kind, &MemoryRef::place, &MemoryRef::offset, &MemoryRef::bytes,
+                      &MemoryRef::lease);
   }
 };
 
@@ -114,8 +116,9 @@ struct TensorRecord {
   MemoryRef memory;
   std::span<const std::byte> inline_bytes;
   static constexpr auto fields() {
-    return std::tuple(&TensorRecord::name, &TensorRecord::dtype, &TensorRecord::device, &TensorRecord::shape,
-                      &TensorRecord::strides, &TensorRecord::memory, &TensorRecord::inline_bytes);
+    return std::tuple(&TensorRecord::name, &TensorRecord::dtype, &TensorRecord::device,
+                      &TensorRecord::shape, &TensorRecord::strides, &TensorRecord::memory,
+                      &TensorRecord::inline_bytes);
   }
 };
 
@@ -124,7 +127,9 @@ struct EventSlot {
   Device device;
   std::uint32_t slot = 0;
   std::uint64_t generation = 0;
-  static constexpr auto fields() { return std::tuple(&EventSlot::device, &EventSlot::slot, &EventSlot::generation); }
+  static constexpr auto fields() {
+    return std::tuple(&EventSlot::device, &EventSlot::slot, &EventSlot::generation);
+  }
 };
 
 struct LeaseRelease {
@@ -148,7 +153,8 @@ struct Parameter {
   double number = 0;
   std::string_view text;
   static constexpr auto fields() {
-    return std::tuple(&Parameter::key, &Parameter::kind, &Parameter::integer, &Parameter::number, &Parameter::text);
+    return std::tuple(&Parameter::key, &Parameter::kind, &Parameter::integer, &Parameter::number,
+                      &Parameter::text);
   }
 };
 
@@ -166,8 +172,9 @@ struct RequestRecord {
   std::span<const TensorRecord> inputs;
   static constexpr auto fields() {
     return std::tuple(&RequestRecord::request, &RequestRecord::id, &RequestRecord::correlation,
-                      &RequestRecord::correlation_text, &RequestRecord::flags, &RequestRecord::timeout_us,
-                      &RequestRecord::priority, &RequestRecord::trace_context, &RequestRecord::parameters,
+                      &RequestRecord::correlation_text, &RequestRecord::flags,
+                      &RequestRecord::timeout_us, &RequestRecord::priority,
+                      &RequestRecord::trace_context, &RequestRecord::parameters,
                       &RequestRecord::requested_outputs, &RequestRecord::inputs);
   }
 };
@@ -222,11 +229,12 @@ struct Responses {
   std::span<const ResponseRecord> responses;
   std::span<const EventSlot> ready;
   std::span<const LeaseRelease> releases;
-  std::uint64_t execute_ns = 0;  // how long execute() ran, when batch_done
+  std::uint64_t execute_ns = 0;    // how long execute() ran, when batch_done
   std::uint64_t copied_bytes = 0;  // payload that the stub copied for this message
   static constexpr auto fields() {
-    return std::tuple(&Responses::batch, &Responses::batch_done, &Responses::responses, &Responses::ready,
-                      &Responses::releases, &Responses::execute_ns, &Responses::copied_bytes);
+    return std::tuple(&Responses::batch, &Responses::batch_done, &Responses::responses,
+                      &Responses::ready, &Responses::releases, &Responses::execute_ns,
+                      &Responses::copied_bytes);
   }
 };
 
@@ -264,16 +272,18 @@ struct ControlHeader {
 };
 static_assert(sizeof(ControlHeader) == 8);
 
-// Stub -> server, the first words. The header's magic and version are compared before anything else.
+// Stub -> server, the first words. The header's magic and version are compared before anything
+// else.
 struct Hello {
   static constexpr auto kKind = ControlKind::Hello;
   std::string_view build_id;
-  std::int64_t pid = 0;  // as the stub sees itself
+  std::int64_t pid = 0;             // as the stub sees itself
   std::string_view implementation;  // "cpython"
   std::string_view version;         // "3.11.7"
   std::string_view executable;
   static constexpr auto fields() {
-    return std::tuple(&Hello::build_id, &Hello::pid, &Hello::implementation, &Hello::version, &Hello::executable);
+    return std::tuple(&Hello::build_id, &Hello::pid, &Hello::implementation, &Hello::version,
+                      &Hello::executable);
   }
 };
 
@@ -288,7 +298,8 @@ struct Welcome {
   std::uint64_t arena_max_bytes = 0;
   static constexpr auto fields() {
     return std::tuple(&Welcome::build_id, &Welcome::instance, &Welcome::ring_capacity,
-                      &Welcome::arena_initial_bytes, &Welcome::arena_growth_bytes, &Welcome::arena_max_bytes);
+                      &Welcome::arena_initial_bytes, &Welcome::arena_growth_bytes,
+                      &Welcome::arena_max_bytes);
   }
 };
 
@@ -314,7 +325,9 @@ struct SegmentRequest {
   static constexpr auto kKind = ControlKind::SegmentRequest;
   std::uint64_t number = 0;
   std::uint64_t bytes = 0;
-  static constexpr auto fields() { return std::tuple(&SegmentRequest::number, &SegmentRequest::bytes); }
+  static constexpr auto fields() {
+    return std::tuple(&SegmentRequest::number, &SegmentRequest::bytes);
+  }
 };
 
 struct SegmentDenied {
@@ -334,12 +347,15 @@ struct SegmentDropped {
   static constexpr auto fields() { return std::tuple(&SegmentDropped::segment); }
 };
 
-// Server -> stub: import the model, call its auto_complete_config; answered by Reply with the config.
+// Server -> stub: import the model, call its auto_complete_config; answered by Reply with the
+// config.
 struct AutoComplete {
   static constexpr auto kKind = ControlKind::AutoComplete;
   std::string_view model_path;  // of model.py
   std::string_view config;      // JSON
-  static constexpr auto fields() { return std::tuple(&AutoComplete::model_path, &AutoComplete::config); }
+  static constexpr auto fields() {
+    return std::tuple(&AutoComplete::model_path, &AutoComplete::config);
+  }
 };
 
 // Server -> stub: import the model, initialize it; answered by Reply.
@@ -350,8 +366,8 @@ struct Load {
   static constexpr auto fields() { return std::tuple(&Load::model_path, &Load::args); }
 };
 
-// Stub -> server: how AutoComplete, Load or Finalize went. Long text comes in parts, all but the last
-// with `more`.
+// Stub -> server: how AutoComplete, Load or Finalize went. Long text comes in parts, all but the
+// last with `more`.
 struct Reply {
   static constexpr auto kKind = ControlKind::Reply;
   ControlKind to = ControlKind::Load;
@@ -378,7 +394,9 @@ struct Log {
   std::string_view file;
   std::uint32_t line = 0;
   std::string_view text;
-  static constexpr auto fields() { return std::tuple(&Log::level, &Log::file, &Log::line, &Log::text); }
+  static constexpr auto fields() {
+    return std::tuple(&Log::level, &Log::file, &Log::line, &Log::text);
+  }
 };
 
 // Server -> stub: give idle memory back.

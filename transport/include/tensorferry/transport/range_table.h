@@ -14,9 +14,10 @@ namespace tensorferry {
 
 class RangeTable {
  public:
-  // Notes that `lease` names the range. Error Protocol: the lease is known already, or the range overlaps one
-  // that is out (an empty range overlaps nothing).
-  Result<void> insert(std::uint64_t lease, SegmentId segment, std::uint64_t offset, std::uint64_t bytes);
+  // Notes that `lease` names the range. Error Protocol: the lease is known already, or the range
+  // overlaps one that is out (an empty range overlaps nothing).
+  Result<void> insert(std::uint64_t lease, SegmentId segment, std::uint64_t offset,
+                      std::uint64_t bytes);
   // Forgets it; false when it is not out.
   bool erase(std::uint64_t lease);
   bool contains(std::uint64_t lease) const { return by_lease_.contains(lease); }

@@ -1,9 +1,9 @@
 // A bounded byte ring between one producer and one consumer in two processes. The shared part
-// (protocol.h, RingHeader) has no pointers and no lock; the process part below keeps its own indices and
-// believes the other side's only after checking them.
+// (protocol.h, RingHeader) has no pointers and no lock; the process part below keeps its own
+// indices and believes the other side's only after checking them.
 //
-// Producer: claim → write → commit (or abort). Consumer: peek → copy out → consume. Records never wrap.
-// The wake-up protocol is model-checked in tests/model_check/.
+// Producer: claim → write → commit (or abort). Consumer: peek → copy out → consume. Records never
+// wrap. The wake-up protocol is model-checked in tests/model_check/.
 #pragma once
 
 #include <tensorferry/transport/deadline.h>
@@ -37,16 +37,19 @@ class RingWriter {
   // `memory`: ring_bytes(capacity) bytes, zero when new, aligned to a page.
   RingWriter(std::byte* memory, std::size_t capacity) noexcept;
 
-  // Room for a record's body, or nothing when the ring is full just now. Error Protocol: the consumer's
-  // index is impossible. `body_bytes` is at most max_record_bytes(). A second claim replaces the first.
+  // Room for a record's body, or nothing when the ring is full just now. Error Protocol: the
+  // consumer's index is impossible. `body_bytes` is at most max_record_bytes(). A second claim
+  // replaces the first.
   Result<std::optional<std::span<std::byte>>> claim(std::size_t body_bytes) noexcept;
-  // Makes the claimed record visible, with `body_bytes` as written (at most what was claimed), and wakes the
-  // consumer if it sleeps: a system call only then.
-  void commit(protocol::RecordKind kind, std::size_t body_bytes, bool spilled, Urgency urgency) noexcept;
+  // Makes the claimed record visible, with `body_bytes` as written (at most what was claimed), and
+  // wakes the consumer if it sleeps: a system call only then.
+  void commit(protocol::RecordKind kind, std::size_t body_bytes, bool spilled,
+              Urgency urgency) noexcept;
   void abort() noexcept { claimed_ = false; }
 
-  // Sleeps until the consumer has made room for `body_bytes`, the deadline passed or `wake()` was called;
-  // wakes the consumer's background thread first so that somebody makes room. Spurious returns happen.
+  // Sleeps until the consumer has made room for `body_bytes`, the deadline passed or `wake()` was
+  // called; wakes the consumer's background thread first so that somebody makes room. Spurious
+  // returns happen.
   void wait_for_room(std::size_t body_bytes, const Deadline& deadline) noexcept;
   // Ends a wait_for_room() of this process, from any thread.
   void wake() noexcept;
@@ -78,23 +81,24 @@ class RingReader {
   RingReader(const RingReader&) = delete;
   RingReader& operator=(const RingReader&) = delete;
 
-  // The next record, or nothing. Error Protocol: the producer's index or a record's header is impossible.
+  // The next record, or nothing. Error Protocol: the producer's index or a record's header is
+  // impossible.
   Result<std::optional<RingRecord>> peek() noexcept;
   // Done with the record that peek() gave: its bytes may be overwritten.
   void consume() noexcept;
   // True if something may be there to peek. Cheap: one load.
   bool ready() const noexcept;
 
-  // A waiting thread: spins briefly and adaptively (pause, then sched_yield), then sleeps until a record
-  // comes, the deadline passed or wake() was called. Spurious returns happen.
+  // A waiting thread: spins briefly and adaptively (pause, then sched_yield), then sleeps until a
+  // record comes, the deadline passed or wake() was called. Spurious returns happen.
   void wait(const Deadline& deadline) noexcept;
-  // Nobody waits from now on: urgent records shall wake the thread in background_wait(). False when records
-  // are there already; then nothing was armed.
+  // Nobody waits from now on: urgent records shall wake the thread in background_wait(). False when
+  // records are there already; then nothing was armed.
   bool arm_background() noexcept;
   // Somebody reads again; the background thread sleeps on.
   void disarm_background() noexcept;
-  // The background thread: takes a ticket, looks whether there is something to do, and sleeps until an urgent
-  // record came while armed, or wake_background() was called, since the ticket.
+  // The background thread: takes a ticket, looks whether there is something to do, and sleeps until
+  // an urgent record came while armed, or wake_background() was called, since the ticket.
   std::uint32_t background_ticket() const noexcept;
   void background_wait(std::uint32_t ticket) noexcept;
   void wake() noexcept;             // ends wait(), from any thread

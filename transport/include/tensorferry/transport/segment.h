@@ -14,17 +14,18 @@ namespace tensorferry {
 
 using SegmentId = std::uint32_t;
 
-// One mapping of a segment, writable. Immutable after construction; use by any thread. Shared by all who
-// hold ranges of it (std::shared_ptr): the last one unmaps.
+// One mapping of a segment, writable. Immutable after construction; use by any thread. Shared by
+// all who hold ranges of it (std::shared_ptr): the last one unmaps.
 class Segment {
  public:
-  // Server only. Creates a memfd of `bytes` (rounded up to pages), reserves every page of it so that a
-  // later write cannot be a SIGBUS, seals it and maps it. Refuses with sizes what would leave less than
-  // a margin under the memory cgroups' limits (memory_limit.h). Blocks for about 1 us per 4 KiB page.
+  // Server only. Creates a memfd of `bytes` (rounded up to pages), reserves every page of it so
+  // that a later write cannot be a SIGBUS, seals it and maps it. Refuses with sizes what would
+  // leave less than a margin under the memory cgroups' limits (memory_limit.h). Blocks for about 1
+  // us per 4 KiB page.
   static Result<std::shared_ptr<Segment>> create(SegmentId id, std::size_t bytes);
 
-  // Maps a segment received from the peer. Checks that it is a memfd of exactly `bytes` sealed against
-  // shrinking and growing, so that nobody can truncate it under us.
+  // Maps a segment received from the peer. Checks that it is a memfd of exactly `bytes` sealed
+  // against shrinking and growing, so that nobody can truncate it under us.
   static Result<std::shared_ptr<Segment>> map(SegmentId id, UniqueFd fd, std::size_t bytes);
 
   ~Segment();
@@ -57,8 +58,8 @@ class SegmentMap {
   void insert(std::shared_ptr<Segment> segment);
   void erase(SegmentId id);
   std::shared_ptr<Segment> find(SegmentId id) const;  // nullptr where there is none
-  // The range as memory of this process, with what keeps it mapped; an error (Protocol) when the segment is
-  // unknown or the range leaves it.
+  // The range as memory of this process, with what keeps it mapped; an error (Protocol) when the
+  // segment is unknown or the range leaves it.
   struct Range {
     std::shared_ptr<Segment> segment;
     std::span<std::byte> bytes;

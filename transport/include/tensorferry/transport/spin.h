@@ -1,7 +1,7 @@
-// Waiting a little before sleeping: a few pauses (the peer answers within a microsecond when both are on a
-// CPU of their own), then sched_yield (it runs when it shares ours), up to a budget that adapts to what waiting has
-// paid lately. Figures: on two CPUs a hand-over by spinning takes 0.1 us and by futex 20-40 us; on one CPU
-// yielding takes 4 us and pausing a time slice.
+// Waiting a little before sleeping: a few pauses (the peer answers within a microsecond when both
+// are on a CPU of their own), then sched_yield (it runs when it shares ours), up to a budget that
+// adapts to what waiting has paid lately. Figures: on two CPUs a hand-over by spinning takes 0.1 us
+// and by futex 20-40 us; on one CPU yielding takes 4 us and pausing a time slice.
 #pragma once
 
 #include <sched.h>
@@ -22,7 +22,8 @@ inline void cpu_pause() noexcept {
 
 class AdaptiveSpin {
  public:
-  // Returns true as soon as ready() does, false when the budget is used up: then sleep, and call woke().
+  // Returns true as soon as ready() does, false when the budget is used up: then sleep, and call
+  // woke().
   template <class Ready>
   bool wait(Ready&& ready) noexcept {
     for (int i = 0; i < kPauses; ++i) {
@@ -40,7 +41,8 @@ class AdaptiveSpin {
     }
   }
 
-  // After the sleep: would spinning longer have met what came? Then do, the next time; else spin less.
+  // After the sleep: would spinning longer have met what came? Then do, the next time; else spin
+  // less.
   void woke() noexcept {
     auto waited = std::chrono::steady_clock::now() - begin_;
     budget_ = waited < kLargest ? kLargest : std::max(kSmallest, budget_ / 2);
