@@ -1,0 +1,155 @@
+/* The ring's wake-up protocol (transport/ring_writer.cc, ring_reader.cc) under x86-TSO: each side's plain stores wait in a
+ * store buffer until a fence, an atomic operation or the hardware flushes them. Nobody may sleep while there is a record.
+ *
+ * The consumer waits in the foreground, or arms the background thread and leaves the ring to it; all records are urgent.
+ * Mutations that the checker must catch: -DNO_PRODUCER_FENCE, -DNO_CONSUMER_FENCE, -DNO_RECHECK.
+ */
+#define RECORDS 3
+#define NONE 0
+#define FOREGROUND 1
+#define BACKGROUND 2
+
+byte tail = 0;          /* records committed, in memory */
+byte sleeper = NONE;    /* in memory */
+byte wake_word[3] = 0;  /* futex words, by kind of sleeper */
+byte read = 0;          /* records consumed: the reader's own */
+
+/* One pending store per side: the producer's tail, the consumer's sleeper. */
+bool tail_pending = false;
+byte tail_value;
+bool sleeper_pending = false;
+byte sleeper_value;
+
+bool leading = false;   /* private to the consumer's process, under its mutex */
+bool mutex = false;
+
+inline flush_producer() { atomic { if :: tail_pending -> tail = tail_value; tail_pending = false :: else fi } }
+inline flush_consumer() { atomic { if :: sleeper_pending -> sleeper = sleeper_value; sleeper_pending = false :: else fi } }
+
+/* A store waits until the one before it has left the buffer. */
+inline store_tail(value) { atomic { !tail_pending -> tail_value = value; tail_pending = true } }
+inline store_sleeper(value) { atomic { !sleeper_pending -> sleeper_value = value; sleeper_pending = true } }
+
+/* Inbox: taking the lead disarms; giving it up arms, all under the mutex: a background thread that is woken in between
+ * waits for the mutex and then finds the lead free. */
+inline lock() { atomic { !mutex -> mutex = true } }
+inline unlock() { mutex = false }
+
+active proctype hardware() {
+end:
+  do
+  :: atomic { tail_pending -> tail = tail_value; tail_pending = false }
+  :: atomic { sleeper_pending -> sleeper = sleeper_value; sleeper_pending = false }
+  od
+}
+
+active proctype producer() {
+  byte sent = 0, seen;
+  do
+  :: sent < RECORDS ->
+     sent++;
+     store_tail(sent);
+#ifndef NO_PRODUCER_FENCE
+     flush_producer();
+#endif
+     seen = sleeper;
+     do
+     :: seen != NONE ->
+        /* compare-and-swap: flushes our buffer, and is one step */
+        atomic {
+          if :: tail_pending -> tail = tail_value; tail_pending = false :: else fi;
+          if
+          :: sleeper == seen -> sleeper = NONE; wake_word[seen] = wake_word[seen] + 1; seen = NONE
+          :: else -> seen = sleeper
+          fi
+        }
+     :: else -> break
+     od
+  :: else -> break
+  od
+}
+
+/* Sleeps on the word of its kind while it has the value that was read before the flag went up. When all records are read
+ * there is nothing to be woken for: that sleep is a good end, any other one is a lost wake-up, which shows as a deadlock. */
+inline futex_wait(kind, ticket) { wake_word[kind] != ticket || read == RECORDS }
+
+active proctype consumer() {
+  byte ticket;
+  do
+  :: read == RECORDS -> break
+  :: read < RECORDS ->
+again:
+     lock();
+     if
+     :: leading -> unlock(); goto again
+     :: else -> leading = true; store_sleeper(NONE); unlock()
+     fi;
+     do
+     :: tail > read -> read++
+     :: tail <= read ->
+        if
+        :: read == RECORDS -> lock(); leading = false; unlock(); break
+        :: true ->  /* wait for more, here */
+           ticket = wake_word[FOREGROUND];
+           store_sleeper(FOREGROUND);
+#ifndef NO_CONSUMER_FENCE
+           flush_consumer();
+#endif
+           if
+#ifndef NO_RECHECK
+           :: tail > read -> skip
+#endif
+           :: else -> futex_wait(FOREGROUND, ticket)
+           fi;
+           store_sleeper(NONE)
+        :: true ->  /* leave it to the background thread */
+           lock();
+           store_sleeper(BACKGROUND);
+#ifndef NO_CONSUMER_FENCE
+           flush_consumer();
+#endif
+           if
+#ifndef NO_RECHECK
+           :: tail > read -> store_sleeper(NONE); unlock()
+#endif
+           :: else -> leading = false; unlock(); break
+           fi
+        fi
+     od;
+     read == RECORDS;  /* its caller has gone: what comes is the background thread's */
+     break
+  od
+}
+
+active proctype background() {
+  byte ticket;
+  do
+  :: read == RECORDS -> break
+  :: read < RECORDS ->
+     ticket = wake_word[BACKGROUND];
+     lock();
+     if
+     :: leading -> unlock()
+     :: else ->
+        leading = true;
+        store_sleeper(NONE);
+        unlock();
+        do
+        :: tail > read -> read++
+        :: tail <= read ->
+           lock();
+           store_sleeper(BACKGROUND);
+#ifndef NO_CONSUMER_FENCE
+           flush_consumer();
+#endif
+           if
+#ifndef NO_RECHECK
+           :: tail > read -> store_sleeper(NONE); unlock()
+#endif
+           :: else -> leading = false; unlock(); break
+           fi
+        od
+     fi;
+     futex_wait(BACKGROUND, ticket)
+  od
+}
