@@ -16,9 +16,11 @@ struct SizeClass {
   std::size_t bytes = 0;  // what a block of the class takes
 };
 
-// Classes up to 2^47 bytes.
-inline constexpr std::size_t kSizeClasses = 4 * 48;
+// What has a class: nothing larger is ever handed out.
+inline constexpr std::size_t kLargestBlock = std::size_t{1} << 46;
+inline constexpr std::size_t kSizeClasses = 4 * 46;
 
+// `bytes` is at most kLargestBlock.
 constexpr SizeClass size_class(std::size_t bytes) {
   bytes = std::max(bytes, kBlockAlignment);
   std::size_t power =

@@ -28,20 +28,19 @@ for command in (demo, run, check, bench, doctor):
 def main() -> None:
     """The entry point: our own errors end with exit code 1 and their message, Ctrl-C with 130."""
     try:
-        cli(standalone_mode=False)
+        code = cli(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(_render.INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(_render.INTERRUPTED)
     except Error as error:
         _render.errors.print(f"[red]error[/red] {error.code}:", end=" ")
         _render.errors.print(str(error), markup=False)
         sys.exit(_render.FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":
