@@ -103,11 +103,14 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
     {
       std::scoped_lock lock(mutex);
       peer_gone = true;
-      lent.clear();
       segments_changed.notify_all();
       arrived.signal();
     }
     channel->inbox().interrupt();
+    // What it gave back last is still ours to find: its holds are void only once all that it sent is read.
+    while (!channel->inbox().poll() && !channel->inbox().stopped()) std::this_thread::yield();
+    std::scoped_lock lock(mutex);
+    lent.clear();
   }
 
   // ------------------------------------------------------------------------------------ segments

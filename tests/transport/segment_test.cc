@@ -37,6 +37,18 @@ int in_child(const std::function<int()>& body) {
   return status;
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+#else
+constexpr bool kSanitized = false;
+#endif
+
 UniqueFd memfd(std::size_t bytes, int seals) {
   UniqueFd fd(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   EXPECT_EQ(::ftruncate(fd.get(), static_cast<off_t>(bytes)), 0);
@@ -154,9 +166,7 @@ TEST(Segment, AboveTheFileSizeLimitIsAnErrorAndNoSignal) {
 }
 
 TEST(Segment, AboveTheAddressSpaceLimitIsAnErrorWithTheSize) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers need an unlimited address space";
-#endif
+  if (kSanitized) GTEST_SKIP() << "sanitizers need an unlimited address space";
   int status = in_child([] {
     rlimit limit{512 * kMiB, 512 * kMiB};
     if (::setrlimit(RLIMIT_AS, &limit) != 0) return 1;
@@ -170,6 +180,7 @@ TEST(Segment, AboveTheAddressSpaceLimitIsAnErrorWithTheSize) {
 }
 
 TEST(Segment, OutOfDescriptorsIsAnError) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers open descriptors of their own";
   int status = in_child([] {
     rlimit limit{3, 3};
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
