@@ -113,7 +113,7 @@ class SharedMemoryPeer(_ProcessPeer):
 def _zmq_worker(pipe: multiprocessing.connection.Connection, address: str) -> None:
     import zmq
 
-    socket = zmq.Context().socket(zmq.REP)
+    socket: Any = zmq.Context().socket(zmq.REP)
     socket.bind(address)
     pipe.send("ready")
     while len(frame := socket.recv(copy=False)) > 0:
@@ -135,13 +135,14 @@ class ZmqPeer(_ProcessPeer):
         address = f"ipc://{self._folder.name}/socket"
         self._start(_zmq_worker, address)
         self._pipe.recv()
-        self._socket = zmq.Context.instance().socket(zmq.REQ)
+        self._socket: Any = zmq.Context.instance().socket(zmq.REQ)
         self._socket.connect(address)
         return self
 
     def call(self, array: Array) -> Array:
         self._socket.send(array, copy=False)
-        return np.frombuffer(self._socket.recv(copy=False), np.uint8)
+        answer: Array = np.frombuffer(memoryview(self._socket.recv(copy=False)), np.uint8)
+        return answer
 
     def __exit__(self, *exc: Any) -> None:
         self._socket.send(b"")

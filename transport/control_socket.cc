@@ -158,7 +158,8 @@ Result<std::optional<ControlMessage>> ControlSocket::receive(const Deadline& dea
       if (!*readable) return std::nullopt;
       continue;
     }
-    // The peer closed with something of ours unread. Told once, and before what it sent: read on until the end.
+    // The peer closed with something of ours unread. Told once, and before what it sent: read on
+    // until the end.
     if (got < 0 && errno == ECONNRESET) continue;
     if (got < 0) return system_failure("receiving on the control socket", errno);
     Arrived arrived = take_descriptors(message);

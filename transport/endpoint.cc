@@ -107,7 +107,8 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl> {
       arrived.signal();
     }
     channel->inbox().interrupt();
-    // What it gave back last is still ours to find: its holds are void only once all that it sent is read.
+    // What it gave back last is still ours to find: its holds are void only once all that it sent
+    // is read.
     while (!channel->inbox().poll() && !channel->inbox().stopped()) std::this_thread::yield();
     std::scoped_lock lock(mutex);
     lent.clear();
