@@ -47,6 +47,7 @@ struct Server::Impl {
   Result<void> load_all(const std::vector<std::string>& names) {
     std::vector<Result<std::shared_ptr<ModelState>>> results(names.size());
     std::vector<std::thread> loaders;
+    loaders.reserve(names.size());
     for (std::size_t i = 0; i < names.size(); ++i) {
       loaders.emplace_back([&, i] { results[i] = load(names[i]); });
     }
@@ -70,6 +71,7 @@ struct Server::Impl {
   std::vector<std::shared_ptr<ModelState>> all() const {
     std::shared_lock lock(mutex);
     std::vector<std::shared_ptr<ModelState>> result;
+    result.reserve(models.size());
     for (const auto& [name, model] : models) result.push_back(model);
     return result;
   }
@@ -141,6 +143,7 @@ Result<Model> Server::model(const std::string& name, std::optional<std::int64_t>
 std::vector<std::string> Server::model_names() const {
   std::shared_lock lock(impl_->mutex);
   std::vector<std::string> names;
+  names.reserve(impl_->models.size());
   for (const auto& entry : impl_->models) names.push_back(entry.first);
   return names;
 }
@@ -204,6 +207,7 @@ void Server::shutdown() {
     models.swap(impl_->models);
   }
   std::vector<std::thread> unloaders;
+  unloaders.reserve(models.size());
   for (auto& entry : models) {
     unloaders.emplace_back([&] { entry.second->unload(impl_->options.drain_timeout); });
   }

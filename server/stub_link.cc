@@ -305,7 +305,7 @@ void StubLink::cancel(const Execution& execution) {
   if (number != 0) (void)channel_->send(protocol::Cancel{number}, Urgency::Urgent, patience());
 }
 
-void StubLink::close(Error why) {
+void StubLink::close(const Error& why) {
   std::vector<std::shared_ptr<Execution>> failed;
   Batch unbegun;
   {

@@ -63,7 +63,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
 
   // Ends the link: the batch that the stub was at fails with `why`; those that it had not begun go
   // back by give_back(), all its leases are void. Idempotent.
-  void close(Error why);
+  void close(const Error& why);
   // True once the inbox found the stub's messages invalid: whoever supervises it must kill it.
   bool broken() const noexcept { return channel_->inbox().stopped(); }
   Error why_broken() const { return channel_->inbox().error(); }
@@ -120,7 +120,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   void free_slot(std::size_t slot);
   void release_stub_range(std::uint64_t lease);
   Error in_context(Error error, const std::string& request_id = {}) const;
-  Error violation(std::string what) const;
+  Error violation(const std::string& what) const;
   void log_failure(const Error& error);
 
   // Constant after construction.

@@ -40,7 +40,7 @@ Buffer copy_of(std::span<const std::byte> bytes, CopyKind kind) {
 
 }  // namespace
 
-Error StubLink::violation(std::string what) const {
+Error StubLink::violation(const std::string& what) const {
   return in_context({ErrorCode::Protocol,
                      "stub '" + options_.instance + "' broke the protocol and is killed: " + what,
                      {}});

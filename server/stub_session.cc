@@ -46,7 +46,7 @@ StubSession::~StubSession() {
 
 Result<std::unique_ptr<StubSession>> StubSession::start(
     const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
-    std::shared_ptr<HostArena> host, InstanceEvents& events, std::shared_ptr<Logger> logger,
+    std::shared_ptr<HostArena> host, InstanceEvents& events, const std::shared_ptr<Logger>& logger,
     int stop_fd) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
@@ -300,7 +300,7 @@ void StubSession::drain_output() {
   stderr_.finish();
 }
 
-Error StubSession::ended(std::string reason) {
+Error StubSession::ended(const std::string& reason) {
   if (!reason.empty()) process_.kill_group();
   ExitStatus status = process_.reap();
   alive_ = false;

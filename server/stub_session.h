@@ -32,7 +32,8 @@ class StubSession {
                                                     std::shared_ptr<SegmentAuthority> segments,
                                                     std::shared_ptr<HostArena> host,
                                                     InstanceEvents& events,
-                                                    std::shared_ptr<Logger> logger, int stop_fd);
+                                                    const std::shared_ptr<Logger>& logger,
+                                                    int stop_fd);
   ~StubSession();
 
   // Asks for AutoComplete, Load or Finalize and waits for the answer, serving meanwhile. Errors:
@@ -66,7 +67,7 @@ class StubSession {
   Result<void> check_limits(const ExecuteLimits& limits,
                             std::optional<std::chrono::steady_clock::time_point>& dumped);
   // Reaps, closes the link, and says what happened, with `reason` if it was our doing.
-  Error ended(std::string reason);
+  Error ended(const std::string& reason);
   void drain_output();
 
   StubProcess process_;

@@ -241,6 +241,7 @@ PyObject* empty(PyObject*, PyObject* args) {
   PyObject* shape = nullptr;
   if (!PyArg_ParseTuple(args, "nsO!", &bytes, &typestr, &PyTuple_Type, &shape)) return nullptr;
   std::vector<std::int64_t> dims;
+  dims.reserve(static_cast<std::size_t>(PyTuple_Size(shape)));
   for (Py_ssize_t i = 0; i < PyTuple_Size(shape); ++i)
     dims.push_back(PyLong_AsLongLong(PyTuple_GetItem(shape, i)));
   auto block =
@@ -427,6 +428,7 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT,
 }  // namespace
 }  // namespace tensorferry::stub
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the name that CPython looks for
 PyMODINIT_FUNC PyInit__ferry_stub() {
   using namespace tensorferry::stub;
   PyObject* module = PyModule_Create(&definition);

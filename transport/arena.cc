@@ -342,6 +342,7 @@ Arena::live_ranges_locked() const {
     ranges[slot.segment].emplace_back(slot.data, slot.asked);
   }
   std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>> result;
+  result.reserve(ranges.size());
   for (auto& [id, live] : ranges) result.emplace_back(impl_->segments.at(id), std::move(live));
   return result;
 }

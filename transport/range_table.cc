@@ -6,7 +6,7 @@
 namespace tensorferry {
 namespace {
 
-constexpr auto in_order = [](const auto& a, const auto& b) {
+constexpr auto kInOrder = [](const auto& a, const auto& b) {
   return a.segment != b.segment ? a.segment < b.segment : a.offset < b.offset;
 };
 
@@ -19,7 +19,7 @@ Result<void> RangeTable::insert(std::uint64_t lease, SegmentId segment, std::uin
   }
   Range range{segment, offset, bytes};
   if (bytes > 0) {
-    auto next = std::ranges::lower_bound(sorted_, range, in_order);
+    auto next = std::ranges::lower_bound(sorted_, range, kInOrder);
     bool hits_next =
         next != sorted_.end() && next->segment == segment && next->offset - offset < bytes;
     bool hits_previous = false;
@@ -45,7 +45,7 @@ bool RangeTable::erase(std::uint64_t lease) {
   if (it == by_lease_.end()) return false;
   Range range = it->second;
   if (range.bytes > 0) {
-    sorted_.erase(std::ranges::lower_bound(sorted_, range, in_order));
+    sorted_.erase(std::ranges::lower_bound(sorted_, range, kInOrder));
   }
   bytes_ -= range.bytes;
   by_lease_.erase(it);

@@ -17,9 +17,7 @@ namespace {
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 // Reserved in steps, with the limits read anew before each: others use memory meanwhile.
 constexpr std::size_t kReserveStep = 64 << 20;
-#ifndef MFD_NOEXEC_SEAL
-constexpr unsigned MFD_NOEXEC_SEAL = 8;  // Linux 6.3
-#endif
+constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, Linux 6.3
 
 std::size_t to_pages(std::size_t bytes) {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -28,7 +26,7 @@ std::size_t to_pages(std::size_t bytes) {
 
 Result<UniqueFd> new_memfd() {
   constexpr const char* kName = "tensorferry";
-  int fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+  int fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal);
   if (fd < 0 && errno == EINVAL) fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return system_failure("memfd_create for a shared memory segment", errno);
   return UniqueFd(fd);

@@ -136,7 +136,7 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
   return py::array(dtype, dims, data, py::cast(std::move(owner)));
 }
 
-server::Tensor to_tensor(server::Model& model, std::string name, py::object value,
+server::Tensor to_tensor(server::Model& model, std::string name, const py::object& value,
                          std::vector<const void*>& given_here) {
   py::array array = as_array(value);
   server::Tensor tensor;

@@ -23,7 +23,7 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
 // An input: an array of ours is given (moved), any other is copied once. `given_here`: the memory
 // that this request was given so far; the same array once more is copied. Raises what the caller
 // did wrong.
-server::Tensor to_tensor(server::Model& model, std::string name, py::object value,
+server::Tensor to_tensor(server::Model& model, std::string name, const py::object& value,
                          std::vector<const void*>& given_here);
 
 // name → (dtype name, shape, owner): what tensorferry.tensor.Tensor is made of.

@@ -186,7 +186,7 @@ class End {
 
 PYBIND11_MODULE(_transport, module) {
   module.doc() = "One end of a connection that moves tensors between two processes.";
-  py::class_<Owner>(module, "_Owner");
+  py::class_<Owner> owner(module, "_Owner");
   py::class_<End>(module, "End")
       .def_static("create_on", &End::create_on, py::arg("fd"))
       .def_static("connect", &End::connect, py::arg("fd"), py::arg("timeout") = py::none())
