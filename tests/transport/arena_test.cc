@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <tensorferry/transport/arena.h>
 
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <random>
@@ -10,10 +11,8 @@ namespace tensorferry {
 namespace {
 
 struct Source {
-  SegmentId next = 1;
-  int asked = 0;
+  std::atomic<SegmentId> next{1};  // several threads may grow the arena at once
   Result<std::shared_ptr<Segment>> operator()(std::size_t bytes) {
-    ++asked;
     return Segment::create(next++, bytes);
   }
 };
