@@ -42,7 +42,9 @@ std::optional<BlockTable::Index> BlockTable::cut(const PageRuns::Run& run, const
               run.bytes / kPage, first);
   auto& list = hot_[of.index];
   // Room for all that exist, so that giving back never allocates.
-  list.reserve(list.size() + count);
+  existing_[of.index] += count;
+  if (list.capacity() < existing_[of.index])
+    list.reserve(std::max(existing_[of.index], 2 * list.capacity()));
   for (std::size_t i = count; i-- > 1;) list.push_back(static_cast<Index>(first + i));
   return first;
 }
@@ -82,7 +84,9 @@ void BlockTable::flush(PageRuns& runs) {
       auto& first = pages_of(slot.segment).first;
       std::fill_n(first.begin() + static_cast<std::ptrdiff_t>(slot.offset / kPage), bytes / kPage,
                   kNone);
-      retire(index, small ? kPage / slot.reserved : 1);
+      const std::size_t count = small ? kPage / slot.reserved : 1;
+      existing_[slot.size_class] -= count;
+      spare_[count].push_back(index);
       return true;
     });
   }
@@ -131,8 +135,6 @@ BlockTable::Index BlockTable::new_slots(std::size_t count) {
   slots_.resize(slots_.size() + count);
   return first;
 }
-
-void BlockTable::retire(Index first, std::size_t count) { spare_[count].push_back(first); }
 
 BlockTable::Pages& BlockTable::pages_of(SegmentId id) {
   auto it = std::ranges::find(segments_, id, &Pages::id);

@@ -2,7 +2,8 @@
 // Private memory; one thread at a time (the arena's mutex).
 //
 //   slot      a block that was cut: place, size, holders; keeps its place while it waits to be hot
-//   page map  segment → page → the slot of the block that begins at or reaches into that page; small
+//   page map  segment → page → the slot of the block that begins at or reaches into that page;
+//   small
 //             blocks share a page and have consecutive slots there
 //
 // Nothing is allocated by take_hot(), give_back() and find(): that is the steady state.
@@ -83,7 +84,6 @@ class BlockTable {
   };
 
   Index new_slots(std::size_t count);
-  void retire(Index first, std::size_t count);
   Pages& pages_of(SegmentId id);
   const Pages* pages_at(const std::byte* address) const;
   // Of a small block: the first slot of its page.
@@ -93,6 +93,7 @@ class BlockTable {
   // Retired slots to use again, by how many lie in a row (a page of small blocks takes several).
   std::array<std::vector<Index>, kPage / kBlockAlignment + 1> spare_;
   std::array<std::vector<Index>, kSizeClasses> hot_;  // free blocks, last freed last
+  std::array<std::size_t, kSizeClasses> existing_{};  // blocks that are cut, free or not
   std::vector<Pages> segments_;                       // by address
 };
 
