@@ -1,38 +1,21 @@
 #include <tensorferry/transport/arena.h>
+#include <tensorferry/transport/fork_guard.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <map>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 
+#include "address_ranges.h"
+#include "block_table.h"
 #include "page_runs.h"
 #include "size_classes.h"
 
 namespace tensorferry {
 namespace {
 
-constexpr std::uint64_t kSlotBits = 24;
-constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << kSlotBits) - 1;
-
-// A block's place and state. Free ones keep their memory while they wait on their class's list.
-struct Slot {
-  std::uint64_t generation = 1;
-  SegmentId segment = 0;
-  std::uint64_t offset = 0;
-  std::size_t asked = 0;
-  std::size_t reserved = 0;
-  std::size_t size_class = 0;
-  std::byte* data = nullptr;
-  std::uint32_t holders = 0;
-};
-
-// Where the arena's segments lie, for owns(): immutable once published.
-struct Ranges {
-  std::vector<std::pair<std::uintptr_t, std::uintptr_t>> sorted;
-};
+std::string bytes_text(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
 
 }  // namespace
 
@@ -42,122 +25,50 @@ struct Arena::Impl {
   SegmentSink dropped;
 
   mutable std::mutex mutex;  // guards what follows
-  std::vector<Slot> slots;
-  std::vector<std::uint32_t> spare_slots;
-  std::array<std::vector<std::uint32_t>, kSizeClasses> hot;  // free blocks, last freed last
+  BlockTable blocks;
   PageRuns runs;
   std::map<SegmentId, std::shared_ptr<Segment>> segments;
-  std::map<std::uintptr_t, std::uint32_t> live;  // address → slot, of blocks handed out
-  std::vector<std::unique_ptr<Ranges>>
-      all_ranges;  // published ones stay, since readers hold no lock
   ArenaStatistics statistics;
+  std::size_t growing_bytes = 0;  // asked of the source just now, by threads without the mutex
+  std::uint64_t generation = fork_generation();  // threads that grow are gone in a forked child
 
-  std::atomic<const Ranges*> ranges{nullptr};
+  AddressRanges ranges;
+  std::atomic<std::uint32_t> grown{0};  // counts up when some thread has finished growing
 
   // ---- under the mutex
-  Block describe(std::uint32_t index) const {
-    const Slot& slot = slots[index];
-    return {slot.generation << kSlotBits | index, slot.segment, slot.offset, slot.asked, slot.data};
-  }
-
-  std::optional<std::uint32_t> index_of(BlockId id) const {
-    std::uint64_t index = id & kSlotMask;
-    if (index >= slots.size()) return std::nullopt;
-    const Slot& slot = slots[index];
-    if (slot.holders == 0 || slot.generation != id >> kSlotBits) return std::nullopt;
-    return static_cast<std::uint32_t>(index);
-  }
-
-  Block hand_out(std::uint32_t index, std::size_t asked) {
-    Slot& slot = slots[index];
-    slot.asked = asked;
-    slot.holders = 1;
-    live.emplace(reinterpret_cast<std::uintptr_t>(slot.data), index);
-    statistics.bytes_in_use += slot.reserved;
+  std::optional<Block> take(std::size_t bytes) {
+    if (bytes > kLargestBlock) return std::nullopt;
+    const SizeClass wanted = size_class(bytes);
+    auto index = blocks.take_hot(wanted);
+    if (!index) index = cut(wanted);
+    if (!index) return std::nullopt;
+    statistics.bytes_in_use += wanted.bytes;
     ++statistics.blocks_in_use;
     statistics.peak_bytes = std::max(statistics.peak_bytes, statistics.bytes_in_use);
-    return describe(index);
+    return blocks.hand_out(*index, bytes);
   }
 
-  std::optional<Block> take(std::size_t bytes) {
-    SizeClass wanted = size_class(bytes);
-    auto& list = hot[wanted.index];
-    if (!list.empty()) {
-      std::uint32_t index = list.back();
-      list.pop_back();
-      return hand_out(index, bytes);
+  // From the free pages; what waits to be used hot is given up for it if need be.
+  std::optional<BlockTable::Index> cut(const SizeClass& wanted) {
+    auto run = runs.take(BlockTable::run_bytes(wanted));
+    if (!run) {
+      blocks.flush(runs);
+      run = runs.take(BlockTable::run_bytes(wanted));
     }
-    if (wanted.bytes < kPage) return take_small(wanted, bytes);
-    auto run = take_run(wanted.bytes);
     if (!run) return std::nullopt;
-    return hand_out(new_slot(*run, wanted), bytes);
-  }
-
-  // A page is cut into blocks of one class; they stay that.
-  std::optional<Block> take_small(const SizeClass& wanted, std::size_t bytes) {
-    auto run = take_run(kPage);
-    if (!run) return std::nullopt;
-    for (std::uint64_t at = 0; at + wanted.bytes <= kPage; at += wanted.bytes) {
-      PageRuns::Run piece{run->segment, run->offset + at, wanted.bytes};
-      hot[wanted.index].push_back(new_slot(piece, wanted));
-    }
-    std::uint32_t index = hot[wanted.index].back();
-    hot[wanted.index].pop_back();
-    return hand_out(index, bytes);
-  }
-
-  // From the free pages; what waits on the hot lists is given up for it if need be.
-  std::optional<PageRuns::Run> take_run(std::size_t bytes) {
-    auto run = runs.take(bytes);
-    if (run) return run;
-    flush_hot();
-    return runs.take(bytes);
-  }
-
-  void flush_hot() {
-    for (auto& list : hot) {
-      std::erase_if(list, [&](std::uint32_t index) {
-        Slot& slot = slots[index];
-        if (slot.reserved < kPage) return false;
-        runs.give({slot.segment, slot.offset, slot.reserved});
-        retire(index);
-        return true;
-      });
-    }
-  }
-
-  std::uint32_t new_slot(const PageRuns::Run& run, const SizeClass& of) {
-    std::uint32_t index;
-    if (spare_slots.empty()) {
-      index = static_cast<std::uint32_t>(slots.size());
-      expects(index < kSlotMask, "an arena has fewer than 2^24 blocks");
-      slots.emplace_back();
-    } else {
-      index = spare_slots.back();
-      spare_slots.pop_back();
-    }
-    Slot& slot = slots[index];
-    slot.segment = run.segment;
-    slot.offset = run.offset;
-    slot.reserved = run.bytes;
-    slot.size_class = of.index;
-    slot.data = segments.at(run.segment)->data() + run.offset;
-    slot.holders = 0;
+    auto index = blocks.cut(*run, wanted);
+    if (!index) runs.give(*run);
     return index;
   }
 
-  void retire(std::uint32_t index) { spare_slots.push_back(index); }
-
-  void give_back(std::uint32_t index) {
-    Slot& slot = slots[index];
-    statistics.bytes_in_use -= slot.reserved;
+  void give_back(BlockTable::Index index) {
+    statistics.bytes_in_use -= blocks.reserved(index);
     --statistics.blocks_in_use;
-    live.erase(reinterpret_cast<std::uintptr_t>(slot.data));
-    ++slot.generation;
-    hot[slot.size_class].push_back(index);
+    blocks.give_back(index);
   }
 
   void add(std::shared_ptr<Segment> segment) {
+    blocks.add_segment(*segment);
     runs.add_segment(segment->id(), segment->bytes());
     statistics.segment_bytes += segment->bytes();
     ++statistics.segments;
@@ -167,33 +78,86 @@ struct Arena::Impl {
     publish_ranges();
   }
 
-  void publish_ranges() {
-    auto fresh = std::make_unique<Ranges>();
-    for (const auto& [id, segment] : segments) {
-      auto begin = reinterpret_cast<std::uintptr_t>(segment->data());
-      fresh->sorted.emplace_back(begin, begin + segment->bytes());
-    }
-    std::ranges::sort(fresh->sorted);
-    ranges.store(fresh.get(), std::memory_order_release);
-    all_ranges.push_back(std::move(fresh));
+  std::shared_ptr<Segment> remove(SegmentId id) {
+    auto segment = std::move(segments.at(id));
+    segments.erase(id);
+    runs.remove_idle(id, segment->bytes());
+    blocks.remove_segment(id);
+    statistics.segment_bytes -= segment->bytes();
+    --statistics.segments;
+    return segment;
   }
 
-  // How large the next segment is to be; an error when `bytes` doesn't fit under the maximum.
-  Result<std::size_t> next_segment_bytes(std::size_t bytes) const {
-    std::size_t need = (size_class(bytes).bytes + kPage - 1) / kPage * kPage;
-    std::size_t room = options.max_bytes - std::min(options.max_bytes, statistics.segment_bytes);
-    if (need > room) {
-      return failure(ErrorCode::OutOfSharedMemory,
-                     "no room for " + std::to_string(bytes) +
-                         " bytes in the arena: " + std::to_string(statistics.bytes_in_use) +
-                         " bytes are in use, " + std::to_string(statistics.segment_bytes) +
-                         " of at most " + std::to_string(options.max_bytes) +
-                         " are allocated; raise arena_max_bytes, or hold fewer tensors at a time");
+  void publish_ranges() {
+    std::vector<AddressRanges::Range> fresh;
+    for (const auto& [id, segment] : segments) {
+      const auto begin = reinterpret_cast<std::uintptr_t>(segment->data());
+      fresh.emplace_back(begin, begin + segment->bytes());
     }
-    std::size_t wish = segments.empty()
-                           ? options.initial_bytes
-                           : std::max(options.growth_bytes, statistics.segment_bytes / 2);
-    return std::min(std::max(wish, need), room);
+    ranges.assign(fresh);
+  }
+
+  // Bytes that may still be asked of the source, in whole pages.
+  std::size_t room() {
+    if (generation != fork_generation()) {
+      generation = fork_generation();
+      growing_bytes = 0;
+    }
+    const std::size_t taken = statistics.segment_bytes + growing_bytes;
+    return (options.max_bytes - std::min(options.max_bytes, taken)) / kPage * kPage;
+  }
+
+  std::size_t wish() const {
+    if (segments.empty()) return options.initial_bytes;
+    return std::max(options.growth_bytes, statistics.segment_bytes / 2);
+  }
+
+  std::unexpected<Error> no_room(std::size_t bytes) const {
+    return failure(ErrorCode::OutOfSharedMemory,
+                   "no room for " + bytes_text(bytes) +
+                       " in the arena: " + bytes_text(statistics.bytes_in_use) + " are in use, " +
+                       bytes_text(statistics.segment_bytes) + " of at most " +
+                       std::to_string(options.max_bytes) +
+                       " are allocated; raise arena_max_bytes, or hold fewer tensors at a time");
+  }
+
+  // ---- without the mutex
+  // Asks the source for as much as is worth while, or at least for `need`. `wanted` is counted in
+  // growing_bytes.
+  Result<std::shared_ptr<Segment>> ask(std::size_t wanted, std::size_t need) {
+    auto segment = source(wanted);
+    if (!segment && need < wanted) segment = source(need);
+    if (segment && (*segment)->bytes() < need) {
+      return failure(ErrorCode::Internal, "asked for a segment of " + bytes_text(need) + ", got " +
+                                              bytes_text((*segment)->bytes()));
+    }
+    return segment;
+  }
+
+  // Adds a segment in which `bytes` fit, or waits for another thread that is adding one.
+  Result<void> grow(std::size_t bytes, std::unique_lock<std::mutex>& lock) {
+    if (bytes > kLargestBlock || bytes > options.max_bytes) return no_room(bytes);
+    const std::size_t need = BlockTable::run_bytes(size_class(bytes));
+    const std::size_t free = room();
+    if (need > free) {
+      if (growing_bytes == 0) return no_room(bytes);
+      const std::uint32_t seen = grown.load();
+      lock.unlock();
+      grown.wait(seen);
+      lock.lock();
+      return {};
+    }
+    const std::size_t wanted = std::min((std::max(wish(), need) + kPage - 1) / kPage * kPage, free);
+    growing_bytes += wanted;
+    lock.unlock();
+    auto segment = ask(wanted, need);
+    lock.lock();
+    growing_bytes -= wanted;
+    if (segment) add(std::move(*segment));
+    grown.fetch_add(1);
+    grown.notify_all();
+    if (!segment) return std::unexpected(segment.error());
+    return {};
   }
 };
 
@@ -207,25 +171,10 @@ Arena::Arena(ArenaOptions options, SegmentSource source, SegmentSink dropped)
 Arena::~Arena() = default;
 
 Result<Block> Arena::allocate(std::size_t bytes) {
+  std::unique_lock lock(impl_->mutex);
   while (true) {
-    Result<std::size_t> grow{0};
-    {
-      std::scoped_lock lock(impl_->mutex);
-      if (bytes > impl_->options.max_bytes) {
-        grow = impl_->next_segment_bytes(impl_->options.max_bytes + 1);
-        grow.error().message = "no room for " + std::to_string(bytes) +
-                               " bytes: the arena may have at most " +
-                               std::to_string(impl_->options.max_bytes) + "; raise arena_max_bytes";
-      } else {
-        if (auto block = impl_->take(bytes)) return *block;
-        grow = impl_->next_segment_bytes(bytes);
-      }
-    }
-    if (!grow) return std::unexpected(grow.error());
-    auto segment = impl_->source(*grow);
-    if (!segment) return std::unexpected(segment.error());
-    std::scoped_lock lock(impl_->mutex);
-    impl_->add(std::move(*segment));
+    if (auto block = impl_->take(bytes)) return *block;
+    if (auto grown = impl_->grow(bytes, lock); !grown) return std::unexpected(grown.error());
   }
 }
 
@@ -236,51 +185,40 @@ std::optional<Block> Arena::try_allocate(std::size_t bytes) {
 
 bool Arena::add_holder(BlockId id, std::uint32_t count) {
   std::scoped_lock lock(impl_->mutex);
-  auto index = impl_->index_of(id);
+  auto index = impl_->blocks.index_of(id);
   if (!index) return false;
-  impl_->slots[*index].holders += count;
+  impl_->blocks.holders(*index) += count;
   return true;
 }
 
 bool Arena::release(BlockId id) {
   std::scoped_lock lock(impl_->mutex);
-  auto index = impl_->index_of(id);
+  auto index = impl_->blocks.index_of(id);
   if (!index) return false;
-  if (--impl_->slots[*index].holders == 0) impl_->give_back(*index);
+  if (--impl_->blocks.holders(*index) == 0) impl_->give_back(*index);
   return true;
 }
 
 std::optional<Block> Arena::find(const void* address) const {
-  auto at = reinterpret_cast<std::uintptr_t>(address);
   std::scoped_lock lock(impl_->mutex);
-  auto it = impl_->live.upper_bound(at);
-  if (it == impl_->live.begin()) return std::nullopt;
-  --it;
-  const Slot& slot = impl_->slots[it->second];
-  if (at >= it->first + std::max<std::size_t>(slot.asked, 1)) return std::nullopt;
-  return impl_->describe(it->second);
+  auto index = impl_->blocks.find(address);
+  if (!index) return std::nullopt;
+  return impl_->blocks.describe(*index);
 }
 
-bool Arena::owns(const void* address) const noexcept {
-  const Ranges* ranges = impl_->ranges.load(std::memory_order_acquire);
-  if (!ranges) return false;
-  auto at = reinterpret_cast<std::uintptr_t>(address);
-  auto it = std::ranges::upper_bound(ranges->sorted, at, {},
-                                     [](const auto& range) { return range.first; });
-  return it != ranges->sorted.begin() && at < std::prev(it)->second;
-}
+bool Arena::owns(const void* address) const noexcept { return impl_->ranges.contains(address); }
 
 std::optional<Block> Arena::lookup(BlockId id) const {
   std::scoped_lock lock(impl_->mutex);
-  auto index = impl_->index_of(id);
+  auto index = impl_->blocks.index_of(id);
   if (!index) return std::nullopt;
-  return impl_->describe(*index);
+  return impl_->blocks.describe(*index);
 }
 
 std::vector<Block> Arena::live_blocks() const {
   std::scoped_lock lock(impl_->mutex);
   std::vector<Block> blocks;
-  for (const auto& [address, index] : impl_->live) blocks.push_back(impl_->describe(index));
+  impl_->blocks.for_each_live([&](const Block& block) { blocks.push_back(block); });
   return blocks;
 }
 
@@ -288,28 +226,24 @@ std::size_t Arena::trim() { return trim(impl_->options.keep_idle_bytes); }
 
 std::size_t Arena::trim(std::size_t keep_idle_bytes) {
   std::vector<std::shared_ptr<Segment>> gone;
-  std::size_t given_back = 0;
   {
     std::scoped_lock lock(impl_->mutex);
-    impl_->flush_hot();
-    std::size_t idle = 0;
-    for (auto it = impl_->segments.begin(); it != impl_->segments.end();) {
-      auto& [id, segment] = *it;
-      if (!impl_->runs.is_idle(id, segment->bytes()) ||
-          (idle += segment->bytes()) <= keep_idle_bytes) {
-        ++it;
-        continue;
-      }
-      impl_->runs.remove_idle(id, segment->bytes());
-      given_back += segment->bytes();
-      impl_->statistics.segment_bytes -= segment->bytes();
-      --impl_->statistics.segments;
-      gone.push_back(std::move(segment));
-      it = impl_->segments.erase(it);
+    impl_->blocks.flush(impl_->runs);
+    std::vector<SegmentId> surplus;
+    std::size_t kept = 0;
+    for (const auto& [id, segment] : impl_->segments) {
+      if (!impl_->runs.is_idle(id, segment->bytes())) continue;
+      if (segment->bytes() <= keep_idle_bytes - kept)
+        kept += segment->bytes();
+      else
+        surplus.push_back(id);
     }
+    for (SegmentId id : surplus) gone.push_back(impl_->remove(id));
     if (!gone.empty()) impl_->publish_ranges();
   }
+  std::size_t given_back = 0;
   for (const auto& segment : gone) {
+    given_back += segment->bytes();
     if (impl_->dropped) impl_->dropped(segment->id());
   }
   return given_back;
@@ -337,10 +271,8 @@ std::vector<std::shared_ptr<Segment>> Arena::segments() const {
 std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>>
 Arena::live_ranges_locked() const {
   std::map<SegmentId, std::vector<std::span<std::byte>>> ranges;
-  for (const auto& [address, index] : impl_->live) {
-    const Slot& slot = impl_->slots[index];
-    ranges[slot.segment].emplace_back(slot.data, slot.asked);
-  }
+  impl_->blocks.for_each_live(
+      [&](const Block& block) { ranges[block.segment].emplace_back(block.data, block.bytes); });
   std::vector<std::pair<std::shared_ptr<Segment>, std::vector<std::span<std::byte>>>> result;
   result.reserve(ranges.size());
   for (auto& [id, live] : ranges) result.emplace_back(impl_->segments.at(id), std::move(live));

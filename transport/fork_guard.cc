@@ -1,7 +1,6 @@
 #include <tensorferry/transport/fork_guard.h>
 
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,7 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
 #include <mutex>
 
 namespace tensorferry {
@@ -24,11 +23,27 @@ struct Registry {
   std::vector<ForkParticipant*> participants;
   std::vector<ForkParticipant::Mapping> mappings;
   int done[2] = {-1, -1};  // the child closes its end when its copies are made
+  int pipe_error = 0;      // why there is no such pipe, where one is needed
 };
 
 Registry& registry() {
   static auto* one = new Registry;
   return *one;
+}
+
+// Two participants may hold ranges of one mapping: each mapping is replaced once.
+void merge(std::vector<ForkParticipant::Mapping>& mappings) {
+  std::ranges::sort(mappings, {}, &ForkParticipant::Mapping::data);
+  std::size_t last = 0;
+  for (std::size_t i = 1; i < mappings.size(); ++i) {
+    if (mappings[i].data == mappings[last].data) {
+      mappings[last].live.insert(mappings[last].live.end(), mappings[i].live.begin(),
+                                 mappings[i].live.end());
+    } else if (++last != i) {
+      mappings[last] = std::move(mappings[i]);
+    }
+  }
+  if (!mappings.empty()) mappings.resize(last + 1);
 }
 
 void before_fork() {
@@ -37,8 +52,9 @@ void before_fork() {
   for (ForkParticipant* each : all.participants) each->before_fork();
   all.mappings.clear();
   for (ForkParticipant* each : all.participants) each->collect(all.mappings);
+  merge(all.mappings);
   all.done[0] = all.done[1] = -1;
-  if (!all.mappings.empty() && ::pipe2(all.done, O_CLOEXEC) != 0) all.done[0] = all.done[1] = -1;
+  all.pipe_error = !all.mappings.empty() && ::pipe2(all.done, O_CLOEXEC) != 0 ? errno : 0;
 }
 
 void close_end(int& fd) {
@@ -61,36 +77,38 @@ void after_fork_parent() {
   all.mutex.unlock();
 }
 
-[[noreturn]] void give_up(const char* what) {
-  std::fprintf(
-      stderr,
-      "tensorferry: a forked child could not copy its parent's shared arrays (%s), so it ends\n",
-      what);
+// No allocation and no locks of stdio: other threads of the parent may have held them.
+[[noreturn]] void give_up(const char* what, int error) {
+  char line[256];
+  const int length = std::snprintf(line, sizeof line,
+                                   "tensorferry: a forked child could not copy its parent's shared "
+                                   "arrays (%s, errno %d), so it ends\n",
+                                   what, error);
+  (void)!::write(STDERR_FILENO, line, static_cast<std::size_t>(length));
   ::_exit(70);
 }
 
+// Puts memory of the child's own in the place of a shared mapping, with the live ranges copied.
+// Needs no descriptor (the program may have closed ours), and lets go of the parent's memory.
 void make_private(const ForkParticipant::Mapping& mapping) {
-  void* at = ::mmap(mapping.data, mapping.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
-                    mapping.fd, 0);
-  if (at == MAP_FAILED) give_up("mmap failed");
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  void* copy = ::mmap(nullptr, mapping.bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (copy == MAP_FAILED) give_up("mmap", errno);
   for (std::span<std::byte> live : mapping.live) {
-    // Writing one byte of a private page copies the page.
-    for (std::size_t offset = 0; offset < live.size(); offset += page) {
-      auto* byte = reinterpret_cast<volatile std::byte*>(live.data() + offset);
-      *byte = *byte;
-    }
-    if (!live.empty()) {
-      auto* last = reinterpret_cast<volatile std::byte*>(live.data() + live.size() - 1);
-      *last = *last;
-    }
+    if (live.empty()) continue;
+    std::memcpy(static_cast<std::byte*>(copy) + (live.data() - mapping.data), live.data(),
+                live.size());
   }
+  if (::mremap(copy, mapping.bytes, mapping.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, mapping.data) ==
+      MAP_FAILED)
+    give_up("mremap", errno);
 }
 
 void after_fork_child() {
   generation.fetch_add(1, std::memory_order_relaxed);
   Registry& all = registry();
   close_end(all.done[0]);
+  if (all.pipe_error != 0) give_up("pipe", all.pipe_error);
   for (const auto& mapping : all.mappings) make_private(mapping);
   close_end(all.done[1]);
   for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it)

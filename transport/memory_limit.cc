@@ -56,10 +56,26 @@ void collect(const fs::path& root, const std::string& path, const Names& names,
   }
 }
 
+// What the host has: beyond it the kernel kills too. Swap counts as memory.
+void collect_host(const fs::path& meminfo, std::vector<MemoryLimit>& limits) {
+  std::ifstream file(meminfo);
+  std::uint64_t total = 0, available = 0;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream fields(line);
+    std::string key;
+    std::uint64_t kib = 0;
+    if (!(fields >> key >> kib)) continue;
+    if (key == "MemTotal:" || key == "SwapTotal:") total += kib << 10;
+    if (key == "MemAvailable:" || key == "SwapFree:") available += kib << 10;
+  }
+  if (total > 0) limits.push_back({meminfo, total, total - std::min(total, available)});
+}
+
 }  // namespace
 
 std::vector<MemoryLimit> memory_limits(const fs::path& proc_self, const fs::path& cgroup_root) {
   std::vector<MemoryLimit> limits;
+  collect_host(proc_self.parent_path() / "meminfo", limits);
   std::ifstream file(proc_self / "cgroup");
   // "4:memory:/path" for v1, "0::/path" for v2. A container may show the host's path and mount only
   // its own part, so the mount's root is always looked at too.
@@ -85,18 +101,20 @@ Result<void> check_memory(std::uint64_t bytes, const std::vector<MemoryLimit>& l
     std::uint64_t margin = std::min(kLargestMargin, limit.limit / 20);
     std::uint64_t free = limit.limit - std::min(limit.limit, limit.used);
     if (bytes <= free && margin <= free - bytes) continue;
-    return failure(
-        ErrorCode::OutOfSharedMemory,
-        "a shared memory segment of " + std::to_string(bytes) + " bytes does not fit: cgroup '" +
-            limit.cgroup.string() + "' allows " + std::to_string(limit.limit) + " bytes, " +
-            std::to_string(limit.used) + " are used and " + std::to_string(margin) +
-            " are kept free; raise the container's memory limit, or lower the arenas' maximum");
+    return failure(ErrorCode::OutOfSharedMemory,
+                   "a shared memory segment of " + std::to_string(bytes) +
+                       " bytes does not fit: '" + limit.source.string() + "' allows " +
+                       std::to_string(limit.limit) + " bytes, " + std::to_string(limit.used) +
+                       " are used and " + std::to_string(margin) +
+                       " are kept free; raise that limit (of the cgroup or container, or the "
+                       "host's memory), or "
+                       "lower the arenas' maximum");
   }
   return {};
 }
 
 std::size_t default_arena_max_bytes() {
-  struct sysinfo info{};
+  struct sysinfo info {};
   ::sysinfo(&info);
   std::uint64_t smallest = static_cast<std::uint64_t>(info.totalram) * info.mem_unit;
   for (const MemoryLimit& limit : memory_limits()) smallest = std::min(smallest, limit.limit);

@@ -18,6 +18,7 @@ constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 // Reserved in steps, with the limits read anew before each: others use memory meanwhile.
 constexpr std::size_t kReserveStep = 64 << 20;
 constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, Linux 6.3
+constexpr std::size_t kSmallestStep = 64 << 10;
 
 std::size_t to_pages(std::size_t bytes) {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -46,15 +47,17 @@ Result<void> check_file_limit(std::size_t bytes) {
 }
 
 Result<void> reserve(int fd, std::size_t bytes) {
-  for (std::size_t at = 0; at < bytes; at += kReserveStep) {
+  std::size_t largest = kReserveStep;
+  for (std::size_t at = 0; at < bytes;) {
     if (auto fits = check_memory(bytes - at, memory_limits()); !fits) return fits;
-    std::size_t step = std::min(kReserveStep, bytes - at);
-    int error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(step));
-    if (error == EINTR) {
-      at -= kReserveStep;  // again
-      continue;
-    }
-    if (error != 0) {
+    const std::size_t step = std::min(largest, bytes - at);
+    const int error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(step));
+    if (error == 0) {
+      at += step;
+    } else if (error == EINTR) {
+      // Older kernels undo what a signal interrupted: a profiler's timer must not do so for ever.
+      largest = std::max(kSmallestStep, to_pages(largest / 2));
+    } else {
       auto failed =
           system_failure("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
       failed.error().code = ErrorCode::OutOfSharedMemory;
@@ -111,7 +114,7 @@ Result<std::shared_ptr<Segment>> Segment::map(SegmentId id, UniqueFd fd, std::si
   if (seals < 0 || (seals & kSeals) != kSeals) {
     return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " is not a sealed memfd");
   }
-  struct stat status{};
+  struct stat status {};
   if (::fstat(fd.get(), &status) != 0 || static_cast<std::size_t>(status.st_size) != bytes ||
       bytes == 0) {
     return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " has " +

@@ -13,13 +13,14 @@
 namespace tensorferry {
 
 struct MemoryLimit {
-  std::filesystem::path cgroup;  // whose limit it is
+  std::filesystem::path source;  // whose limit it is: a cgroup's folder, or meminfo
   std::uint64_t limit = 0;       // bytes
   std::uint64_t used = 0;        // bytes, page cache that can be dropped not counted
 };
 
-// The limits of all cgroups that this process is in. `proc_self` and `cgroup_root` are the
-// system's; tests pass others. An unreadable file counts as no limit.
+// The host's memory (meminfo beside `proc_self`) and the limits of all cgroups that this process is
+// in. `proc_self` and `cgroup_root` are the system's; tests pass others. An unreadable file counts
+// as no limit.
 std::vector<MemoryLimit> memory_limits(const std::filesystem::path& proc_self = "/proc/self",
                                        const std::filesystem::path& cgroup_root = "/sys/fs/cgroup");
 
