@@ -114,7 +114,7 @@ Result<void> check_memory(std::uint64_t bytes, const std::vector<MemoryLimit>& l
 }
 
 std::size_t default_arena_max_bytes() {
-  struct sysinfo info {};
+  struct sysinfo info{};
   ::sysinfo(&info);
   std::uint64_t smallest = static_cast<std::uint64_t>(info.totalram) * info.mem_unit;
   for (const MemoryLimit& limit : memory_limits()) smallest = std::min(smallest, limit.limit);

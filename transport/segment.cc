@@ -114,7 +114,7 @@ Result<std::shared_ptr<Segment>> Segment::map(SegmentId id, UniqueFd fd, std::si
   if (seals < 0 || (seals & kSeals) != kSeals) {
     return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " is not a sealed memfd");
   }
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0 || static_cast<std::size_t>(status.st_size) != bytes ||
       bytes == 0) {
     return failure(ErrorCode::Protocol, "segment " + std::to_string(id) + " has " +

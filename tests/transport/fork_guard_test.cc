@@ -249,7 +249,9 @@ TEST(ForkGuard, ForksOfAProcessWithBusyThreadsNeverHang) {
 }
 
 TEST(ForkGuard, WhoHasGoneTakesNoPart) {
-  { Guarded gone; }
+  {
+    Guarded gone;
+  }
   const pid_t child = ::fork();
   if (child == 0) ::_exit(0);
   EXPECT_EQ(exit_code(child), 0);

@@ -79,7 +79,7 @@ TEST(Segment, CannotBeResizedOrSealedDifferently) {
 
 TEST(Segment, HasItsPagesReserved) {
   auto segment = Segment::create(1, 3 * kMiB).value();
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(::fstat(segment->fd(), &status), 0);
   EXPECT_GE(static_cast<std::size_t>(status.st_blocks) * 512, 3 * kMiB);
 }
@@ -196,7 +196,7 @@ TEST(Segment, OutOfDescriptorsIsAnError) {
 // large segment from ever being reserved.
 TEST(Segment, IsReservedUnderAStormOfSignals) {
   int status = in_child([] {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = [](int) {};  // without SA_RESTART
     ::sigaction(SIGALRM, &action, nullptr);
     itimerval every{{0, 1000}, {0, 1000}};
