@@ -7,6 +7,7 @@ namespace {
 thread_local std::size_t allocations = 0;
 }  // namespace
 
+#ifndef TENSORFERRY_HEAP_IS_NOT_COUNTED
 void* operator new(std::size_t bytes) {
   ++allocations;
   void* memory = std::malloc(bytes == 0 ? 1 : bytes);
@@ -15,6 +16,7 @@ void* operator new(std::size_t bytes) {
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+#endif
 
 namespace tensorferry {
 
