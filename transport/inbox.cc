@@ -1,10 +1,21 @@
 #include <tensorferry/transport/inbox.h>
 
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "futex.h"
 
 namespace tensorferry {
+namespace {
+
+// How many records a thread that has what it waited for reads for others before it leaves them to
+// the background thread: a stream of answers for others must not hold it.
+constexpr int kMostForOthers = 32;
+
+enum class Drained : std::uint8_t { Empty, Enough, Ended };
+
+}  // namespace
 
 void Completion::signal() noexcept {
   // After the exchange the waiter may be gone; the wake only names its address.
@@ -22,27 +33,33 @@ struct Inbox::Impl {
   std::mutex mutex;  // guards what follows
   bool leading = false;
   Completion* followers = nullptr;
+  bool background_serves = false;
   Error why{ErrorCode::Closed, "closed", {}};
 
   std::atomic<bool> stopped{false};
+  std::atomic<int> following{0};  // how many are in `followers`; a hint where read without the mutex
 
-  // Hands one record after another to the handler. False when the inbox has ended.
-  bool drain() {
+  // Hands one record after another to the handler, until there is none or `enough()` says so.
+  template <class Enough>
+  Drained drain(Enough&& enough) {
     while (!stopped.load(std::memory_order_acquire)) {
+      if (enough()) return Drained::Enough;
       auto record = reader.peek();
       if (!record) return end(record.error());
-      if (!*record) return true;
+      if (!*record) return Drained::Empty;
       Result<void> handled = handler(**record);
       reader.consume();
       if (!handled) return end(handled.error());
     }
-    return false;
+    return Drained::Ended;
   }
 
-  bool end(Error error) {
+  Drained end(Error error) {
     stop(std::move(error));
-    return false;
+    return Drained::Ended;
   }
+
+  bool somebody_follows() const noexcept { return following.load(std::memory_order_relaxed) != 0; }
 
   void stop(Error error) {
     {
@@ -76,60 +93,66 @@ struct Inbox::Impl {
     return true;
   }
 
-  // Gives the lead to a follower, or arms the background thread.
+  // Gives the lead to a follower, or arms the background thread. What is there meanwhile is read
+  // here; when it doesn't end, the background thread is woken to do it.
   void stop_leading() {
+    int left = kMostForOthers;
     while (true) {
       {
         std::scoped_lock lock(mutex);
-        for (Completion* each = followers; each; each = each->next_) {
-          if (wake_follower(*each, Completion::kLead)) {
-            leading = false;
-            return;
-          }
-        }
-        if (stopped.load(std::memory_order_relaxed) || reader.arm_background()) {
+        if (hand_over() || stopped.load(std::memory_order_relaxed) || reader.arm_background()) {
           leading = false;
           return;
         }
+        if (left <= 0 && background_serves) {
+          leading = false;
+          reader.wake_background();
+          return;
+        }
       }
-      if (!drain()) {
-        std::scoped_lock lock(mutex);
-        leading = false;
-        return;
-      }
+      drain([&] { return --left < 0; });
     }
+  }
+
+  // Under the mutex: tells a follower to take the lead. False where none still waits.
+  bool hand_over() noexcept {
+    for (Completion* each = followers; each; each = each->next_) {
+      if (wake_follower(*each, Completion::kLead)) return true;
+    }
+    return false;
   }
 
   void add_follower(Completion& completion) {
     completion.next_ = followers;
     followers = &completion;
+    following.fetch_add(1, std::memory_order_relaxed);
   }
 
   void remove_follower(Completion& completion) {
     for (Completion** link = &followers; *link; link = &(*link)->next_) {
       if (*link != &completion) continue;
       *link = completion.next_;
+      following.fetch_sub(1, std::memory_order_relaxed);
       return;
     }
   }
 
   WaitStatus lead(Completion& completion, const Deadline& deadline) {
-    WaitStatus status = WaitStatus::Done;
-    while (true) {
-      bool alive = drain();
-      if (completion.done()) break;
-      if (!alive) {
+    std::optional<WaitStatus> status;
+    while (!status) {
+      const Drained drained = drain([&] { return completion.done() || passed(deadline); });
+      if (completion.done()) {
+        status = WaitStatus::Done;
+      } else if (drained == Drained::Ended) {
         status = WaitStatus::Failed;
-        break;
-      }
-      if (passed(deadline)) {
+      } else if (passed(deadline)) {
         status = WaitStatus::TimedOut;
-        break;
+      } else {
+        reader.wait(deadline);
       }
-      reader.wait(deadline);
     }
     stop_leading();
-    return status;
+    return completion.done() ? WaitStatus::Done : *status;
   }
 
   // Sleeps until the completion is done or the lead falls to it. Nothing: it leads now.
@@ -166,13 +189,14 @@ struct Inbox::Impl {
       }
       futex_wait(completion.state_, Completion::kSleeping, deadline, FutexScope::Private);
     }
-    bool passes_lead_on = false;
+    bool nobody_leads = false;
     {
       std::scoped_lock lock(mutex);
       remove_follower(completion);
-      // It may have been chosen to lead while it gave up: then somebody else must.
-      passes_lead_on = status && completion.state_.load() == Completion::kLead && !leading;
-      if (passes_lead_on) {
+      // The lead may have been on its way here when this wait ended otherwise (even if no trace of
+      // that is left, because a signal came on top): then it goes on to somebody else.
+      nobody_leads = status && !leading;
+      if (nobody_leads) {
         leading = true;
         reader.disarm_background();
       }
@@ -181,7 +205,7 @@ struct Inbox::Impl {
              !completion.state_.compare_exchange_weak(state, Completion::kPending)) {
       }
     }
-    if (passes_lead_on) stop_leading();
+    if (nobody_leads) stop_leading();
     if (status && completion.done()) status = WaitStatus::Done;
     return status;
   }
@@ -202,24 +226,34 @@ WaitStatus Inbox::wait(Completion& completion, const Deadline& deadline) {
 
 bool Inbox::poll() {
   if (stopped() || !impl_->try_lead()) return false;
-  impl_->drain();
+  impl_->drain([] { return false; });
   impl_->stop_leading();
   return true;
 }
 
 void Inbox::serve_background() {
+  Impl& inbox = *impl_;
+  {
+    std::scoped_lock lock(inbox.mutex);
+    inbox.background_serves = true;
+  }
+  // Whoever waits reads: the lead goes to a follower as soon as there is one.
+  const auto enough = [&inbox] { return inbox.somebody_follows(); };
   AdaptiveSpin spin;
   while (!stopped()) {
-    std::uint32_t ticket = impl_->reader.background_ticket();
-    if (impl_->try_lead()) {
+    const std::uint32_t ticket = inbox.reader.background_ticket();
+    if (inbox.try_lead()) {
       // A little patience, so that a stream of messages needs no wake-up for each.
-      while (impl_->drain() && spin.wait([this] { return impl_->reader.ready() || stopped(); })) {
+      while (inbox.drain(enough) == Drained::Empty &&
+             spin.wait([&] { return inbox.reader.ready() || enough() || stopped(); })) {
       }
-      impl_->stop_leading();
+      inbox.stop_leading();
     }
-    if (stopped()) return;
-    impl_->reader.background_wait(ticket);
+    if (stopped()) break;
+    inbox.reader.background_wait(ticket);
   }
+  std::scoped_lock lock(inbox.mutex);
+  inbox.background_serves = false;
 }
 
 void Inbox::interrupt() noexcept { impl_->reader.wake(); }

@@ -29,30 +29,37 @@ bool RingReader::ready() const noexcept {
 }
 
 Result<std::optional<RingRecord>> RingReader::peek() noexcept {
-  while (true) {
-    const std::uint64_t tail = header_->tail.load(std::memory_order_acquire);
-    if (tail == head_) return std::nullopt;
-    if (tail < head_ || tail - head_ > capacity_ || tail % kRingAlignment != 0) {
-      return std::unexpected(overwritten("its tail is " + std::to_string(tail)));
-    }
-    const std::size_t at = head_ & (capacity_ - 1);
-    RecordHeader header;
-    std::memcpy(&header, data_ + at, sizeof header);  // once: the peer may still write there
-    const std::uint64_t whole =
-        (sizeof header + std::uint64_t{header.body_bytes} + kRingAlignment - 1) / kRingAlignment *
-        kRingAlignment;
-    if (whole > tail - head_ || whole > capacity_ - at) {
-      return std::unexpected(
-          overwritten("a record of " + std::to_string(header.body_bytes) + " bytes"));
-    }
-    pending_ = whole;
-    if (header.kind == RecordKind::Pad) {
-      consume();
-      continue;
-    }
-    return RingRecord{
-        header.kind, header.spilled != 0, {data_ + at + sizeof header, header.body_bytes}};
+  auto record = next_record();
+  if (!record || !*record || (*record)->kind != RecordKind::Pad) return record;
+  // A pad reaches to the end of the ring and comes together with the record that it makes room for:
+  // two steps at most, whatever the peer writes meanwhile.
+  if (((head_ + pending_) & (capacity_ - 1)) != 0)
+    return std::unexpected(overwritten("padding that does not end where the ring does"));
+  consume();
+  record = next_record();
+  if (record && (!*record || (*record)->kind == RecordKind::Pad))
+    return std::unexpected(overwritten("padding without a record behind it"));
+  return record;
+}
+
+Result<std::optional<RingRecord>> RingReader::next_record() noexcept {
+  const std::uint64_t tail = header_->tail.load(std::memory_order_acquire);
+  if (tail == head_) return std::nullopt;
+  if (tail < head_ || tail - head_ > capacity_ || tail % kRingAlignment != 0)
+    return std::unexpected(overwritten("its tail is " + std::to_string(tail)));
+  const std::size_t at = head_ & (capacity_ - 1);
+  RecordHeader header;
+  std::memcpy(&header, data_ + at, sizeof header);  // once: the peer may still write there
+  const std::uint64_t whole =
+      (sizeof header + std::uint64_t{header.body_bytes} + kRingAlignment - 1) / kRingAlignment *
+      kRingAlignment;
+  if (whole > tail - head_ || whole > capacity_ - at || header.spilled > 1) {
+    return std::unexpected(overwritten("a record of " + std::to_string(header.body_bytes) +
+                                       " bytes, marked " + std::to_string(header.spilled)));
   }
+  pending_ = whole;
+  return RingRecord{
+      header.kind, header.spilled != 0, {data_ + at + sizeof header, header.body_bytes}};
 }
 
 void RingReader::consume() noexcept {
@@ -78,7 +85,9 @@ void RingReader::wait(const Deadline& deadline) noexcept {
     header_->sleeper.store(Sleeper::None, std::memory_order_relaxed);
     spin_.woke();
   }
-  woken_.store(false, std::memory_order_relaxed);
+  // A wake() that comes after this one's end is the next wait's; what came before one that is taken
+  // here is seen by the caller, who looks at its own again.
+  woken_.exchange(false, std::memory_order_acq_rel);
 }
 
 bool RingReader::arm_background() noexcept {
@@ -102,7 +111,7 @@ void RingReader::background_wait(std::uint32_t ticket) noexcept {
 }
 
 void RingReader::wake() noexcept {
-  woken_.store(true, std::memory_order_relaxed);
+  woken_.store(true, std::memory_order_release);
   header_->wake_foreground.fetch_add(1, std::memory_order_seq_cst);
   futex_wake(header_->wake_foreground, 1, FutexScope::Shared);
 }

@@ -175,6 +175,9 @@ TEST(ForkGuard, TheChildHoldsNothingOfTheParentsMemory) {
 
 // Without a pipe nobody could tell the parent to wait: better no child than a wrong one.
 TEST(ForkGuard, AChildThatCannotCopyEndsWithAMessageAndTheParentGoesOn) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the sanitizer's check of a virtual call needs a pipe of its own";
+#endif
   testing::internal::CaptureStderr();
   const pid_t program = ::fork();
   if (program == 0) {

@@ -56,7 +56,9 @@ class RingWriter {
   std::size_t capacity() const noexcept { return capacity_; }
 
  private:
-  bool has_room(std::size_t record_bytes, std::uint64_t head) const noexcept;
+  // Bytes to skip so that a record doesn't wrap.
+  std::size_t pad_before(std::size_t record_bytes) const noexcept;
+  bool has_room(std::size_t bytes, std::uint64_t head) const noexcept;
 
   protocol::RingHeader* header_;
   std::byte* data_;
@@ -82,7 +84,7 @@ class RingReader {
   RingReader& operator=(const RingReader&) = delete;
 
   // The next record, or nothing. Error Protocol: the producer's index or a record's header is
-  // impossible.
+  // impossible; the reader is of no more use then.
   Result<std::optional<RingRecord>> peek() noexcept;
   // Done with the record that peek() gave: its bytes may be overwritten.
   void consume() noexcept;
@@ -105,6 +107,8 @@ class RingReader {
   void wake_background() noexcept;  // ends background_wait()
 
  private:
+  Result<std::optional<RingRecord>> next_record() noexcept;  // pads too
+
   protocol::RingHeader* header_;
   std::byte* data_;
   std::size_t capacity_;
