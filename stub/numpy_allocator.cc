@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "numpy_api.h"
+
 namespace tensorferry::stub {
 namespace {
 
@@ -21,7 +23,7 @@ struct Handler {
   std::uint8_t version;
   Allocator allocator;
 };
-constexpr int kSetHandler = 304;  // places in NumPy's table of C functions
+constexpr std::size_t kFeatureVersion = 211, kSetHandler = 304;  // places in NumPy's table
 // Smaller tensors travel inside their message, so malloc is as good for them.
 constexpr std::size_t kLargeBytes = protocol::kInlineBelowBytes;
 
@@ -79,38 +81,31 @@ Handler handler{"tensorferry", 1, {nullptr, allocate, allocate_zeroed, reallocat
 
 using SetHandler = PyObject* (*)(PyObject*);
 
-SetHandler numpys_set_handler() {
-  PyRef modules = PyRef::borrow(PyImport_GetModuleDict());
-  for (const char* name : {"numpy._core._multiarray_umath", "numpy.core._multiarray_umath"}) {
-    PyObject* module = PyDict_GetItemString(modules.get(), name);
-    if (!module) continue;
-    PyRef capsule(PyObject_GetAttrString(module, "_ARRAY_API"));
-    if (!capsule) break;
-    auto** table = static_cast<void**>(PyCapsule_GetPointer(capsule.get(), nullptr));
-    if (!table) break;
-    // PyArray_GetNDArrayCFeatureVersion: 15 is NumPy 1.22.
-    auto feature = reinterpret_cast<unsigned (*)()>(table[211]);
-    if (feature() < 15) return nullptr;
-    return reinterpret_cast<SetHandler>(table[kSetHandler]);
-  }
-  PyErr_Clear();
-  return nullptr;
+PyObject* previous = nullptr;  // NumPy's own handler, while ours is installed
+
+// PyArray_GetNDArrayCFeatureVersion: 15 is NumPy 1.22, the first with handlers.
+bool has_handlers() {
+  return reinterpret_cast<unsigned (*)()>(numpy::entry(kFeatureVersion))() >= 15;
 }
+
+SetHandler set_handler() { return reinterpret_cast<SetHandler>(numpy::entry(kSetHandler)); }
 
 }  // namespace
 
-PyRef install_allocator(Holdings& holdings) {
-  SetHandler set = numpys_set_handler();
-  if (!set || disowned) return {};
-  current.store(&holdings, std::memory_order_release);
+bool install_allocator(Holdings* holdings) {
+  if (previous || disowned || !numpy::is_imported()) return true;
+  if (!numpy::load()) return false;
+  if (!has_handlers()) return true;
+  current.store(holdings, std::memory_order_release);
   PyRef capsule(PyCapsule_New(&handler, "mem_handler", nullptr));
-  if (!capsule) return {};
-  return PyRef(set(capsule.get()));
+  if (capsule) previous = set_handler()(capsule.get());
+  return previous != nullptr;
 }
 
-void restore_allocator(PyRef previous) {
-  if (!previous) return;
-  if (SetHandler set = numpys_set_handler()) PyRef(set(previous.get()));
+bool restore_allocator() {
+  if (!previous) return true;
+  PyRef own(std::exchange(previous, nullptr));
+  return PyRef(set_handler()(own.get())).get() != nullptr;
 }
 
 void disown_allocator() noexcept { disowned = true; }

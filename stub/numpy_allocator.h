@@ -6,11 +6,12 @@
 
 namespace tensorferry::stub {
 
-// Installs the allocator as NumPy's current handler (a context variable); returns the handler that
-// was there, to be given to restore_allocator(). Nothing where NumPy isn't imported or is older
-// than 1.22. The GIL is held.
-PyRef install_allocator(Holdings& holdings);
-void restore_allocator(PyRef previous);
+// Makes large arrays of the calling thread's context be born in the arena from now on; does nothing
+// when it is done already, and where NumPy isn't imported (yet) or is older than 1.22. False with an
+// exception set on failure.
+bool install_allocator(Holdings* holdings);
+// Puts the handler back that was there before.
+bool restore_allocator();
 // In a forked child: arena memory is a private copy there, so nothing is taken from it or given
 // back to it.
 void disown_allocator() noexcept;

@@ -17,7 +17,14 @@ void Holdings::drop_input(const InputMemory& memory) {
   }
 }
 
+bool Holdings::give(const void* data) {
+  auto block = link_.arena().find(data);
+  if (block) given_blocks_.insert(block->id);
+  return block.has_value();
+}
+
 void Holdings::drop_block(const Block& block) {
+  given_blocks_.erase(block.id);
   if (auto it = named_blocks_.find(block.id); it != named_blocks_.end()) {
     it->second.freed = true;
   } else {
@@ -45,8 +52,7 @@ void Holdings::after_fork_child() noexcept {
   if (disown_) disown_();
 }
 
-OutputPlan::~OutputPlan() {
-  // Not settled (an error came in between): what was freed meanwhile goes back now.
+void OutputPlan::clear() {
   for (auto& [lease, named] : holdings_.named_inputs_) {
     if (named.freed) holdings_.link_.release_input(lease);
   }
@@ -55,10 +61,20 @@ OutputPlan::~OutputPlan() {
   }
   holdings_.named_inputs_.clear();
   holdings_.named_blocks_.clear();
+  releases_.clear();
+  count_ = 0;
+}
+
+std::size_t OutputPlan::next_place() {
+  if (count_ == outputs_.size()) outputs_.emplace_back();
+  outputs_[count_].source = Source::Done;
+  outputs_[count_].memory = {};
+  outputs_[count_].small.clear();
+  return count_++;
 }
 
 bool OutputPlan::overlaps_a_candidate(const std::byte* data, std::size_t bytes) const {
-  for (const Output& other : outputs_) {
+  for (const Output& other : std::span(outputs_).first(count_)) {
     if (other.source != Source::Done && data < other.data + other.bytes &&
         other.data < data + bytes)
       return true;
@@ -66,74 +82,94 @@ bool OutputPlan::overlaps_a_candidate(const std::byte* data, std::size_t bytes) 
   return false;
 }
 
+protocol::MemoryRef OutputPlan::lend(const Block& block, std::byte* data, std::size_t bytes) {
+  const std::uint64_t lease = holdings_.link_.lend(block, data, bytes);
+  return {protocol::MemoryKind::Segment, block.segment,
+          block.offset + static_cast<std::uint64_t>(data - block.data), bytes, lease};
+}
+
 Result<protocol::MemoryRef> OutputPlan::copy_out(const std::byte* data, std::size_t bytes) {
   auto block = holdings_.link_.arena().allocate(bytes);
   if (!block) return std::unexpected(block.error());
   copy_payload(block->data, data, bytes);
-  std::uint64_t lease = holdings_.link_.lend(*block, block->data, bytes);
-  return protocol::MemoryRef{protocol::MemoryKind::Segment, block->segment, block->offset, bytes,
-                             lease};
+  return lend(*block, block->data, bytes);
+}
+
+Result<OutputPlan::Room> OutputPlan::reserve(std::size_t bytes) {
+  if (bytes < protocol::kInlineBelowBytes) {
+    const std::size_t place = next_place();
+    outputs_[place].small.resize(bytes);
+    outputs_[place].memory.bytes = bytes;
+    return Room{place, outputs_[place].small};
+  }
+  auto block = holdings_.link_.arena().allocate(bytes);
+  if (!block) return std::unexpected(block.error());
+  const std::size_t place = next_place();
+  outputs_[place].memory = lend(*block, block->data, bytes);
+  return Room{place, {block->data, bytes}};
+}
+
+// The output lies in an input that Python holds: it may move with the input's lease.
+bool OutputPlan::name_input(Output& output) {
+  auto next = holdings_.inputs_.upper_bound(reinterpret_cast<std::uintptr_t>(output.data));
+  if (next == holdings_.inputs_.begin()) return false;
+  const InputMemory& input = *std::prev(next)->second;
+  if (input.lease == 0 || output.data + output.bytes > input.data + input.bytes) return false;
+  output.source = Source::Input;
+  output.lease = input.lease;
+  output.memory = {protocol::MemoryKind::Segment, input.segment,
+                   input.offset + static_cast<std::uint64_t>(output.data - input.data),
+                   output.bytes, input.lease};
+  holdings_.named_inputs_.try_emplace(input.lease);
+  return true;
+}
+
+bool OutputPlan::name_block(Output& output) {
+  if (!holdings_.link_.arena().owns(output.data)) return false;
+  auto block = holdings_.link_.arena().find(output.data);
+  if (!block || output.data + output.bytes > block->data + block->bytes) return false;
+  output.source = Source::Block;
+  output.block = *block;
+  holdings_.named_blocks_.try_emplace(block->id);
+  return true;
 }
 
 Result<std::size_t> OutputPlan::add(const std::byte* data, std::size_t bytes) {
-  Output output;
+  if (bytes < protocol::kInlineBelowBytes) {
+    auto room = reserve(bytes);
+    copy_payload(room->bytes.data(), data, bytes, CopyKind::Inline);
+    return room->place;
+  }
+  const bool free = !overlaps_a_candidate(data, bytes);
+  const std::size_t place = next_place();
+  Output& output = outputs_[place];
   output.data = data;
   output.bytes = bytes;
-  if (bytes < protocol::kInlineBelowBytes) {
-    output.small.assign(data, data + bytes);
-    count_copy(bytes, CopyKind::Inline);
-    output.memory.bytes = bytes;
-    outputs_.push_back(std::move(output));
-    return outputs_.size() - 1;
-  }
-  if (!overlaps_a_candidate(data, bytes)) {
-    auto next = holdings_.inputs_.upper_bound(reinterpret_cast<std::uintptr_t>(data));
-    if (next != holdings_.inputs_.begin()) {
-      const InputMemory& input = *std::prev(next)->second;
-      if (input.lease != 0 && data + bytes <= input.data + input.bytes) {
-        output.source = Source::Input;
-        output.lease = input.lease;
-        output.memory = {protocol::MemoryKind::Segment, input.segment,
-                         input.offset + static_cast<std::uint64_t>(data - input.data), bytes,
-                         input.lease};
-        holdings_.named_inputs_.try_emplace(input.lease);
-      }
-    }
-    if (output.source == Source::Done && holdings_.link_.arena().owns(data)) {
-      auto block = holdings_.link_.arena().find(data);
-      if (block && data + bytes <= block->data + block->bytes) {
-        output.source = Source::Block;
-        output.block = *block;
-        holdings_.named_blocks_.try_emplace(block->id);
-      }
-    }
-  }
-  if (output.source == Source::Done) {
-    auto memory = copy_out(data, bytes);
-    if (!memory) return std::unexpected(memory.error());
-    output.memory = *memory;
-  }
-  outputs_.push_back(std::move(output));
-  return outputs_.size() - 1;
+  if (free && (name_input(output) || name_block(output))) return place;
+  auto memory = copy_out(data, bytes);
+  if (!memory) return std::unexpected(memory.error());
+  output.memory = *memory;
+  return place;
+}
+
+bool OutputPlan::may_move(const Output& output) const {
+  if (output.source == Source::Input) return holdings_.named_inputs_.at(output.lease).freed;
+  return holdings_.named_blocks_.at(output.block.id).freed ||
+         holdings_.given_blocks_.contains(output.block.id);
 }
 
 Result<void> OutputPlan::settle() {
   auto& arena = holdings_.link_.arena();
-  for (Output& output : outputs_) {
+  for (Output& output : std::span(outputs_).first(count_)) {
     if (output.source == Source::Done) continue;
-    bool freed = output.source == Source::Input ? holdings_.named_inputs_.at(output.lease).freed
-                                                : holdings_.named_blocks_.at(output.block.id).freed;
-    if (!freed) {
+    if (!may_move(output)) {
       auto memory = copy_out(output.data, output.bytes);
       if (!memory) return std::unexpected(memory.error());
       output.memory = *memory;
     } else if (output.source == Source::Block) {
-      arena.add_holder(output.block.id);  // the lease's
-      auto* data = const_cast<std::byte*>(output.data);
-      std::uint64_t lease = holdings_.link_.lend(output.block, data, output.bytes);
-      output.memory = {protocol::MemoryKind::Segment, output.block.segment,
-                       output.block.offset + static_cast<std::uint64_t>(data - output.block.data),
-                       output.bytes, lease};
+      holdings_.given_blocks_.erase(output.block.id);  // once: the next time it is another's
+      arena.add_holder(output.block.id);               // the lease's
+      output.memory = lend(output.block, const_cast<std::byte*>(output.data), output.bytes);
     }
     output.source = Source::Done;
   }

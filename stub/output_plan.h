@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "stub_link.h"
@@ -30,6 +31,9 @@ class Holdings : private ForkParticipant {
   // answered names it.
   void drop_input(const InputMemory& memory);
   void drop_block(const Block& block);
+  // The model won't touch the block that holds `data` again (pb_utils.give): it may move though
+  // Python still holds it. False when it isn't in our arena.
+  bool give(const void* data);
 
   StubLink& link() noexcept { return link_; }
 
@@ -47,23 +51,37 @@ class Holdings : private ForkParticipant {
   std::map<std::uintptr_t, const InputMemory*> inputs_;
   std::unordered_map<std::uint64_t, Named> named_inputs_;  // by lease
   std::unordered_map<BlockId, Named> named_blocks_;
+  std::unordered_set<BlockId> given_blocks_;
   void (*disown_)() noexcept = nullptr;
   std::shared_ptr<void> fork_registration_;
 };
 
+// Reused from batch to batch. The GIL guards it, as it guards Holdings.
 class OutputPlan {
  public:
   explicit OutputPlan(Holdings& holdings) : holdings_(holdings) {}
-  ~OutputPlan();
+  ~OutputPlan() { clear(); }
+  OutputPlan(const OutputPlan&) = delete;
+  OutputPlan& operator=(const OutputPlan&) = delete;
 
-  // An output's bytes, in C order. Copies them now unless they lie in shared memory that may move.
+  // Forgets the last batch; what was freed while it was planned and never settled goes back.
+  void clear();
+  // An output's bytes, in C order: its place in the plan. Copies them now unless they lie in shared
+  // memory that may move.
   Result<std::size_t> add(const std::byte* data, std::size_t bytes);
+  // Room for an output that the caller writes itself (and counts). The bytes are valid until the
+  // next call.
+  struct Room {
+    std::size_t place = 0;
+    std::span<std::byte> bytes;
+  };
+  Result<Room> reserve(std::size_t bytes);
   // Python has dropped its references: decides, copies what is still held. memory(i) is valid after
   // it.
   Result<void> settle();
 
-  const protocol::MemoryRef& memory(std::size_t index) const { return outputs_[index].memory; }
-  std::span<const std::byte> inline_bytes(std::size_t index) const { return outputs_[index].small; }
+  const protocol::MemoryRef& memory(std::size_t place) const { return outputs_[place].memory; }
+  std::span<const std::byte> inline_bytes(std::size_t place) const { return outputs_[place].small; }
   // Leases of inputs that moved with their outputs.
   const std::vector<std::uint64_t>& releases() const noexcept { return releases_; }
 
@@ -78,11 +96,17 @@ class OutputPlan {
     protocol::MemoryRef memory;
     std::vector<std::byte> small;
   };
+  std::size_t next_place();
+  bool name_input(Output& output);
+  bool name_block(Output& output);
+  bool may_move(const Output& output) const;
   Result<protocol::MemoryRef> copy_out(const std::byte* data, std::size_t bytes);
+  protocol::MemoryRef lend(const Block& block, std::byte* data, std::size_t bytes);
   bool overlaps_a_candidate(const std::byte* data, std::size_t bytes) const;
 
   Holdings& holdings_;
-  std::vector<Output> outputs_;
+  std::vector<Output> outputs_;  // the first count_ are this batch's
+  std::size_t count_ = 0;
   std::vector<std::uint64_t> releases_;
 };
 

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <unistd.h>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 
@@ -14,6 +15,8 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::chrono::milliseconds kSocketTick{500};
+// More than can be inside at a time; numbers never repeat, so that an old one does no harm.
+constexpr std::size_t kRememberedCancellations = 4096;
 
 [[noreturn]] void die_with_server() {
   ::kill(0, SIGKILL);
@@ -146,7 +149,19 @@ Result<void> StubLink::on_message(const Received& message) {
     if (!release) return std::unexpected(release.error());
     return on_releases(release->releases);
   }
+  if (message.kind == protocol::RecordKind::Cancel) {
+    auto cancel = decode_private<protocol::Cancel>(message.body, message.scratch);
+    if (!cancel) return std::unexpected(cancel.error());
+    std::scoped_lock lock(mutex_);
+    cancelled_.push_back(cancel->request);
+    if (cancelled_.size() > kRememberedCancellations) cancelled_.pop_front();
+  }
   return {};
+}
+
+bool StubLink::is_cancelled(std::uint64_t request) const {
+  std::scoped_lock lock(mutex_);
+  return std::ranges::find(cancelled_, request) != cancelled_.end();
 }
 
 Result<void> StubLink::on_execute(const protocol::Execute& message) {
@@ -161,8 +176,8 @@ Result<void> StubLink::on_execute(const protocol::Execute& message) {
     request.flags = record.flags;
     request.timeout_us = record.timeout_us;
     for (const auto& p : record.parameters) {
-      request.parameters.emplace_back(std::string(p.key), p.kind, p.integer, p.number,
-                                      std::string(p.text));
+      request.parameters.push_back(
+          {std::string(p.key), p.kind, p.integer, p.number, std::string(p.text)});
     }
     for (std::string_view name : record.requested_outputs) request.outputs.emplace_back(name);
     for (const auto& tensor : record.inputs) {

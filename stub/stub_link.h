@@ -38,6 +38,14 @@ struct InputTensor {
   std::unique_ptr<InputMemory> memory;
 };
 
+struct InboundParameter {
+  std::string key;
+  protocol::ParameterKind kind{};
+  std::int64_t integer = 0;  // Int; Bool as 0 or 1
+  double number = 0;
+  std::string text;
+};
+
 struct InboundRequest {
   std::uint64_t number = 0;
   std::string id;
@@ -45,8 +53,7 @@ struct InboundRequest {
   std::string correlation_text;
   std::uint32_t flags = 0;
   std::uint64_t timeout_us = 0;
-  std::vector<std::tuple<std::string, protocol::ParameterKind, std::int64_t, double, std::string>>
-      parameters;
+  std::vector<InboundParameter> parameters;
   std::vector<std::string> outputs;
   std::vector<InputTensor> inputs;
 };
@@ -83,6 +90,8 @@ class StubLink {
   void release_input(std::uint64_t lease);
   void take_releases(std::vector<protocol::LeaseRelease>& out) { channel_->take_releases(out); }
   const std::string& instance() const noexcept { return instance_; }
+  // Whether the server said that nobody waits for this request any more. From any thread.
+  bool is_cancelled(std::uint64_t request) const;
 
  private:
   explicit StubLink(UniqueFd fd) : socket_(std::move(fd)) {}
@@ -104,7 +113,8 @@ class StubLink {
   std::thread control_;
   std::thread background_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::deque<std::uint64_t> cancelled_;  // the last ones
   std::deque<Event> events_;
   Completion arrived_;
   std::condition_variable segments_changed_;

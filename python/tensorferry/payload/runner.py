@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import sys
-import time
 import traceback
 
 import _ferry_stub
@@ -85,61 +84,18 @@ class _Stub:
         return ""
 
     def finalize(self):
+        _ferry_stub.restore_allocator()
         if self.model is not None and hasattr(self.model, "finalize"):
             self.model.finalize()
         self.model = None
         return ""
 
     # --------------------------------------------------------------------------------- batches
-    def execute(self, batch, raw):
-        import c_python_backend_utils as c_utils
-
-        numbers = [request[0] for request in raw]
-        wanted = [frozenset(request[6]) for request in raw]
-        requests = [c_utils.InferenceRequest._from_wire(request) for request in raw]
-        del raw[:]
-        begin = time.perf_counter_ns()
-        previous = _ferry_stub.install_allocator()
-        try:
-            answers = self.answers(requests, len(numbers))
-            plan = [c_utils._to_wire(*each) for each in zip(numbers, answers, wanted)]
-            capsule = _ferry_stub.plan([entry[:4] for entry in plan])
-        except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-            text = "Failed to process the request(s) for model '%s', message: %s" % (self.instance, _describe(error))
-            error.__traceback__ = None
-            plan, answers = [], None
-            capsule = _ferry_stub.plan([(number, text, 1, []) for number in numbers])
-        finally:
-            _ferry_stub.restore_allocator(previous)
-        execute_ns = time.perf_counter_ns() - begin
-        # From here on nobody but the model may hold what it returned: only then can it be said what may move.
-        del requests, answers, plan
-        _ferry_stub.send(capsule, batch, execute_ns)
-
-    def answers(self, requests, count):
-        import c_python_backend_utils as c_utils
-
-        if not hasattr(self.model, "execute"):
-            raise c_utils.TritonModelException("Python model %s does not implement `execute` method." % self.path)
-        answers = self.model.execute(requests)
-        if hasattr(answers, "__await__"):
-            answers = self.wait_for(answers)
-        if not isinstance(answers, list):
-            raise c_utils.TritonModelException("Expected a list in the execute return, found type '%s'." % type(answers))
-        if len(answers) != count:
-            raise c_utils.TritonModelException(
-                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
-                "InferenceRequest(s) size is:%d, and InferenceResponse(s) size is:%d\n" % (count, len(answers))
-            )
-        for answer in answers:
-            if not isinstance(answer, c_utils.InferenceResponse):
-                raise c_utils.TritonModelException(
-                    "Expected an 'InferenceResponse' object in the execute function return list, found type '%s'."
-                    % type(answer)
-                )
-        return answers
+    def describe_failure(self, error):
+        """What the clients of a batch read whose execute() raised `error`."""
+        text = "Failed to process the request(s) for model '%s', message: %s" % (self.instance, _describe(error))
+        error.__traceback__ = None  # its frames hold the requests
+        return text
 
     def wait_for(self, coroutine):
         import asyncio
@@ -168,11 +124,8 @@ def run(control):
         sys.exit(78)
     actions = {"auto_complete": stub.auto_complete, "load": stub.load}
     while True:
-        event = _ferry_stub.wait()
-        if event[0] == "execute":
-            stub.execute(event[1], event[2])
-        elif event[0] == "finalize":
+        command, first, second = _ferry_stub.serve(stub.model, stub.path, stub.describe_failure, stub.wait_for)
+        if command == "finalize":
             _attempt("finalize", stub.finalize)
             return
-        else:
-            _attempt(event[0], actions[event[0]], *event[1:])
+        _attempt(command, actions[command], first, second)

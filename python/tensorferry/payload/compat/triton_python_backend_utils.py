@@ -14,6 +14,7 @@ from c_python_backend_utils import (  # noqa: F401
     TritonError,
     TritonModelException,
     empty,
+    get_input_tensor_by_name,
     give,
 )
 
@@ -103,14 +104,6 @@ def deserialize_bytes_tensor(encoded_tensor):
         strings.append(bytes(encoded_tensor[offset : offset + length]))
         offset += length
     return np.array(strings, dtype=np.object_)
-
-
-def get_input_tensor_by_name(inference_request, name):
-    """The request's input of that name, or None."""
-    for tensor in inference_request.inputs():
-        if tensor.name() == name:
-            return tensor
-    return None
 
 
 def get_output_tensor_by_name(inference_response, name):

@@ -1,0 +1,244 @@
+#include "batch_runner.h"
+
+#include <tensorferry/transport/copy.h>
+
+#include <algorithm>
+
+#include "numpy_allocator.h"
+#include "py_type.h"
+#include "python_half.h"
+#include "request_object.h"
+#include "response_object.h"
+#include "tensor_output.h"
+
+namespace tensorferry::stub {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+PyRef request_list(InboundBatch& batch) {
+  PyRef list(PyList_New(static_cast<Py_ssize_t>(batch.requests.size())));
+  for (std::size_t i = 0; list && i < batch.requests.size(); ++i) {
+    PyRef request = new_request(batch.requests[i]);
+    if (!request) return {};
+    PyList_SetItem(list.get(), static_cast<Py_ssize_t>(i), request.release());
+  }
+  return list;
+}
+
+PyRef call_model(const BatchCallables& callables, PyObject* requests) {
+  static PyObject* name = PyUnicode_InternFromString("execute");
+  PyRef execute(PyObject_GetAttr(callables.model, name));
+  if (!execute) {
+    PyErr_Clear();
+    raise_model_exception("Python model %U does not implement `execute` method.",
+                          callables.model_path);
+    return {};
+  }
+  PyRef answers(PyObject_CallFunctionObjArgs(execute.get(), requests, nullptr));
+  if (!answers || PyList_Check(answers.get())) return answers;
+  if (!PyObject_HasAttrString(answers.get(), "__await__")) return answers;
+  return PyRef(PyObject_CallFunctionObjArgs(callables.wait_for, answers.get(), nullptr));
+}
+
+bool check_answers(PyObject* answers, std::size_t requests) {
+  if (!PyList_Check(answers)) {
+    raise_model_exception("Expected a list in the execute return, found type '%R'.",
+                          Py_TYPE(answers));
+    return false;
+  }
+  const auto count = static_cast<std::size_t>(PyList_Size(answers));
+  if (count != requests) {
+    raise_model_exception(
+        "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
+        "InferenceRequest(s) size is:%zu, and InferenceResponse(s) size is:%zu\n",
+        requests, count);
+    return false;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    PyObject* answer = PyList_GetItem(answers, static_cast<Py_ssize_t>(i));
+    if (is_response(answer)) continue;
+    raise_model_exception(
+        "Expected an 'InferenceResponse' object in the execute function return list, found type "
+        "'%R'.",
+        Py_TYPE(answer));
+    return false;
+  }
+  return true;
+}
+
+bool is_wanted(const std::vector<std::string>& wanted, const std::string& name) {
+  return wanted.empty() || std::ranges::find(wanted, name) != wanted.end();
+}
+
+ErrorCode code_of(PyObject* triton_error) {
+  PyRef code(PyObject_CallMethod(triton_error, "code", nullptr));
+  const long number = code ? PyLong_AsLong(code.get()) : -1;
+  PyErr_Clear();
+  return number >= 0 && number < 256 && is_error_code(static_cast<std::uint8_t>(number))
+             ? static_cast<ErrorCode>(number)
+             : ErrorCode::Unknown;
+}
+
+// The exception that is set, and clears it.
+PyRef take_exception() {
+  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (value && traceback) PyException_SetTraceback(value, traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(traceback);
+  return PyRef(value);
+}
+
+}  // namespace
+
+bool BatchRunner::run(InboundBatch& batch, const BatchCallables& callables) {
+  clear();
+  const auto begin = Clock::now();
+  if (!execute(batch, callables)) {
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
+        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+      return false;
+    if (!fail_all(batch, callables)) return false;
+  }
+  return send(batch, Clock::now() - begin);
+}
+
+// When it returns nobody but the model holds a request, response or tensor of the batch: only then
+// can it be said what may move.
+bool BatchRunner::execute(InboundBatch& batch, const BatchCallables& callables) {
+  PyRef requests = request_list(batch);
+  if (!requests) return false;
+  if (!install_allocator(state().holdings)) return false;
+  PyRef answers = call_model(callables, requests.get());
+  if (!answers) return false;
+  return check_answers(answers.get(), batch.requests.size()) && plan_answers(batch, answers.get());
+}
+
+bool BatchRunner::fail_all(const InboundBatch& batch, const BatchCallables& callables) {
+  clear();
+  std::string why;
+  {
+    PyRef exception = take_exception();
+    PyRef described(PyObject_CallFunctionObjArgs(callables.describe, exception.get(), nullptr));
+    if (!described) return false;
+    why = to_string(described.get());
+  }
+  for (const InboundRequest& request : batch.requests) {
+    responses_.emplace_back().request = request.number;
+    responses_.back().fail(ErrorCode::Internal, why);
+  }
+  return true;
+}
+
+bool BatchRunner::plan_answers(const InboundBatch& batch, PyObject* answers) {
+  for (std::size_t i = 0; i < batch.requests.size(); ++i) {
+    Response& response = responses_.emplace_back();
+    response.request = batch.requests[i].number;
+    response.first = output_count_;
+    if (!plan_response(response, PyList_GetItem(answers, static_cast<Py_ssize_t>(i)),
+                       batch.requests[i].outputs))
+      return false;
+    response.count = output_count_ - response.first;
+  }
+  return true;
+}
+
+bool BatchRunner::plan_response(Response& response, PyObject* object,
+                                const std::vector<std::string>& wanted) {
+  ResponseObject* answer = as_response(object);
+  if (answer->error != Py_None) {
+    PyRef message(PyObject_CallMethod(answer->error, "message", nullptr));
+    if (!message) return false;
+    response.fail(code_of(answer->error), to_string(message.get()));
+    return true;
+  }
+  const Py_ssize_t count = PyList_Size(answer->tensors);
+  for (Py_ssize_t i = 0; i < count && !response.failed; ++i) {
+    PyObject* tensor = PyList_GetItem(answer->tensors, i);
+    if (!is_tensor(tensor)) {
+      raise_model_exception("Output tensor for inference response should not be empty.");
+      return false;
+    }
+    if (is_wanted(wanted, to_string(as_tensor(tensor)->name)) && !plan_tensor(response, tensor))
+      return false;
+  }
+  return true;
+}
+
+bool BatchRunner::plan_tensor(Response& response, PyObject* object) {
+  TensorObject* tensor = as_tensor(object);
+  auto place = plan_output(plan_, tensor);
+  if (!place) return false;  // an exception is set
+  if (!*place) {
+    response.fail(place->error().code, place->error().message);
+    return true;
+  }
+  if (output_count_ == outputs_.size()) outputs_.emplace_back();
+  Output& output = outputs_[output_count_++];
+  output.name = to_string(tensor->name);
+  output.dtype = tensor->dtype;
+  output.shape = tensor_shape(tensor);
+  output.place = **place;
+  return true;
+}
+
+void BatchRunner::put_together(protocol::Responses& message) {
+  tensor_records_.clear();
+  response_records_.clear();
+  tensor_records_.reserve(output_count_);
+  for (const Response& response : responses_) {
+    const std::size_t first = tensor_records_.size();
+    for (std::size_t i = 0; i < response.count && !response.failed; ++i) {
+      const Output& output = outputs_[response.first + i];
+      protocol::TensorRecord& record = tensor_records_.emplace_back();
+      record.name = output.name;
+      record.dtype = output.dtype;
+      record.shape = output.shape;
+      record.memory = plan_.memory(output.place);
+      record.inline_bytes = plan_.inline_bytes(output.place);
+    }
+    protocol::ResponseRecord& record = response_records_.emplace_back();
+    record.request = response.request;
+    record.flags = protocol::kResponseFinal;
+    record.failed = response.failed;
+    record.code = response.code;
+    record.error = response.error;
+    record.outputs = std::span(tensor_records_).subspan(first);
+  }
+  message.responses = response_records_;
+}
+
+bool BatchRunner::send(const InboundBatch& batch, std::chrono::nanoseconds execute_time) {
+  if (auto settled = plan_.settle(); !settled) {
+    for (Response& response : responses_) {
+      if (!response.failed) response.fail(settled.error().code, settled.error().message);
+    }
+  }
+  StubLink& link = *state().link;
+  protocol::Responses message;
+  message.batch = batch.number;
+  message.batch_done = true;
+  put_together(message);
+  releases_.clear();
+  link.take_releases(releases_);
+  for (std::uint64_t lease : plan_.releases()) releases_.push_back({lease, {}});
+  message.releases = releases_;
+  message.execute_ns = static_cast<std::uint64_t>(execute_time.count());
+  const std::uint64_t copied = copy_counts().bytes_of(CopyKind::Host);
+  message.copied_bytes = copied - std::exchange(reported_copies_, copied);
+  PyThreadState* thread = PyEval_SaveThread();
+  auto sent = link.respond(message);
+  PyEval_RestoreThread(thread);
+  if (!sent) PyErr_SetString(PyExc_RuntimeError, sent.error().message.c_str());
+  return sent.has_value();
+}
+
+void BatchRunner::clear() {
+  plan_.clear();
+  responses_.clear();
+  output_count_ = 0;
+}
+
+}  // namespace tensorferry::stub

@@ -1,0 +1,71 @@
+// One batch through the model: requests in, execute(), answers out.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "output_plan.h"
+#include "py.h"
+#include "stub_link.h"
+
+namespace tensorferry::stub {
+
+// Python callables that a batch needs besides the model; borrowed.
+struct BatchCallables {
+  PyObject* model = nullptr;       // has execute()
+  PyObject* model_path = nullptr;  // str, for errors
+  PyObject* describe = nullptr;    // exception → text that the client reads
+  PyObject* wait_for = nullptr;    // awaitable → its result
+};
+
+// Reused from batch to batch, so that small ones allocate nothing once warm. Needs the GIL.
+class BatchRunner {
+ public:
+  explicit BatchRunner(Holdings& holdings) : plan_(holdings) {}
+
+  // False with an exception set when the process is to end (SystemExit, a lost link).
+  bool run(InboundBatch& batch, const BatchCallables& callables);
+
+ private:
+  struct Output {
+    std::string name;
+    DType dtype;
+    std::vector<std::int64_t> shape;
+    std::size_t place = 0;  // in the plan
+  };
+  struct Response {
+    std::uint64_t request = 0;
+    bool failed = false;
+    ErrorCode code = ErrorCode::Internal;
+    std::string error;
+    std::string parameters;  // JSON
+    std::size_t first = 0, count = 0;  // of outputs_
+    void fail(ErrorCode why, std::string text) {
+      failed = true;
+      code = why;
+      error = std::move(text);
+    }
+  };
+
+  bool execute(InboundBatch& batch, const BatchCallables& callables);
+  bool fail_all(const InboundBatch& batch, const BatchCallables& callables);
+  bool plan_answers(const InboundBatch& batch, PyObject* answers);
+  bool plan_response(Response& response, PyObject* answer, const std::vector<std::string>& wanted);
+  bool plan_tensor(Response& response, PyObject* tensor);
+  bool send(const InboundBatch& batch, std::chrono::nanoseconds execute_time);
+  void put_together(protocol::Responses& message);
+  void clear();
+
+  OutputPlan plan_;
+  std::vector<Response> responses_;
+  std::vector<Output> outputs_;  // the first output_count_ are this batch's
+  std::size_t output_count_ = 0;
+  std::uint64_t reported_copies_ = 0;  // bytes copied that the server knows of
+
+  std::vector<protocol::TensorRecord> tensor_records_;
+  std::vector<protocol::ResponseRecord> response_records_;
+  std::vector<protocol::LeaseRelease> releases_;
+};
+
+}  // namespace tensorferry::stub

@@ -1,0 +1,43 @@
+// `_ferry_stub.Memory`: what keeps the bytes of an array or tensor valid. As an array's base it
+// lives as long as any view of the array does; when it goes, the bytes go back to their owner.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "py.h"
+#include "stub_link.h"
+
+struct DLManagedTensor;
+struct DLManagedTensorVersioned;
+
+namespace tensorferry::stub {
+
+// One of: an input of a request, a block of our arena (pb_utils.empty), another library's tensor.
+struct Memory {
+  std::unique_ptr<InputMemory> input;
+  std::unique_ptr<Block> block;
+  DLManagedTensor* foreign = nullptr;
+  DLManagedTensorVersioned* foreign_versioned = nullptr;
+
+  std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  bool read_only = false;  // what another library said of its tensor
+};
+
+struct MemoryObject {
+  PyObject_HEAD Memory memory;
+};
+
+bool make_memory_type(PyObject* module);
+// The new object holds what `memory` names.
+PyRef new_memory(Memory memory);
+Memory& memory_of(PyObject* object) noexcept;
+// An array over the whole of it, which keeps it.
+PyRef array_over_memory(PyObject* object);
+
+}  // namespace tensorferry::stub

@@ -1,0 +1,218 @@
+#include "request_object.h"
+
+#include <new>
+
+#include "py_type.h"
+#include "python_half.h"
+#include "tensor_object.h"
+#include "tensor_object.h"
+
+namespace tensorferry::stub {
+namespace {
+
+PyTypeObject* request_type = nullptr;
+
+struct RequestObject {
+  PyObject_HEAD PyObject* inputs;  // list of Tensor
+  PyObject* made;                  // of a request that the model made: (id, correlation, outputs,
+                                   // flags, timeout, parameters); nullptr for an inbound one
+  InboundRequest inbound;
+};
+
+// What a model-made request keeps, in the order of `made`.
+enum Made : Py_ssize_t { kId, kCorrelation, kOutputs, kTimeout, kParameters };
+
+RequestObject* as_request(PyObject* object) { return reinterpret_cast<RequestObject*>(object); }
+
+PyObject* made_item(PyObject* self, Made which) {
+  PyObject* item = PyTuple_GetItem(as_request(self)->made, which);
+  Py_XINCREF(item);
+  return item;
+}
+
+PyRef allocate_request(PyTypeObject* type) {
+  PyRef object(allocate_object(type));
+  if (object) new (&as_request(object.get())->inbound) InboundRequest();
+  return object;
+}
+
+// The Python half checks the arguments and puts them in order.
+PyObject* request_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {
+  PyRef checked(PyObject_Call(python_half().request_arguments, args, keywords));
+  if (!checked) return nullptr;
+  PyRef object = allocate_request(type);
+  if (!object) return nullptr;
+  RequestObject* request = as_request(object.get());
+  PyObject *inputs = nullptr, *flags = nullptr, *made = nullptr;
+  if (!PyArg_ParseTuple(checked.get(), "OOO", &inputs, &flags, &made)) return nullptr;
+  Py_INCREF(inputs);
+  request->inputs = inputs;
+  Py_INCREF(made);
+  request->made = made;
+  request->inbound.flags = static_cast<std::uint32_t>(PyLong_AsUnsignedLong(flags));
+  return PyErr_Occurred() ? nullptr : object.release();
+}
+
+void request_dealloc(PyObject* object) {
+  RequestObject* request = as_request(object);
+  Py_XDECREF(request->inputs);
+  Py_XDECREF(request->made);
+  request->inbound.~InboundRequest();
+  free_object(object);
+}
+
+PyObject* inputs(PyObject* self, PyObject*) { return PySequence_List(as_request(self)->inputs); }
+
+PyObject* request_id(PyObject* self, PyObject*) {
+  if (as_request(self)->made) return made_item(self, kId);
+  return text(as_request(self)->inbound.id).release();
+}
+
+PyObject* correlation_id(PyObject* self, PyObject*) {
+  if (as_request(self)->made) return made_item(self, kCorrelation);
+  const InboundRequest& request = as_request(self)->inbound;
+  if (!request.correlation_text.empty()) return text(request.correlation_text).release();
+  return PyLong_FromUnsignedLongLong(request.correlation);
+}
+
+PyObject* requested_output_names(PyObject* self, PyObject*) {
+  if (as_request(self)->made) {
+    PyRef names(made_item(self, kOutputs));
+    return names ? PySet_New(names.get()) : nullptr;
+  }
+  PyRef names(PySet_New(nullptr));
+  for (const std::string& name : as_request(self)->inbound.outputs) {
+    PyRef item = text(name);
+    if (!names || !item || PySet_Add(names.get(), item.get()) != 0) return nullptr;
+  }
+  return names.release();
+}
+
+PyObject* flags(PyObject* self, PyObject*) {
+  return PyLong_FromUnsignedLong(as_request(self)->inbound.flags);
+}
+
+PyObject* set_flags(PyObject* self, PyObject* value) {
+  const unsigned long flags = PyLong_AsUnsignedLong(value);
+  if (PyErr_Occurred()) return nullptr;
+  as_request(self)->inbound.flags = static_cast<std::uint32_t>(flags);
+  Py_RETURN_NONE;
+}
+
+PyObject* timeout(PyObject* self, PyObject*) {
+  if (as_request(self)->made) return made_item(self, kTimeout);
+  return PyLong_FromUnsignedLongLong(as_request(self)->inbound.timeout_us);
+}
+
+PyRef parameter_value(const InboundParameter& parameter) {
+  switch (parameter.kind) {
+    case protocol::ParameterKind::Int:
+      return PyRef(PyLong_FromLongLong(parameter.integer));
+    case protocol::ParameterKind::Bool:
+      return PyRef(PyBool_FromLong(parameter.integer != 0));
+    case protocol::ParameterKind::Double:
+      return PyRef(PyFloat_FromDouble(parameter.number));
+    case protocol::ParameterKind::String:
+      return text(parameter.text);
+  }
+  return PyRef::borrow(Py_None);
+}
+
+PyObject* parameters(PyObject* self, PyObject*) {
+  if (as_request(self)->made) return made_item(self, kParameters);
+  PyRef dict(PyDict_New());
+  for (const InboundParameter& parameter : as_request(self)->inbound.parameters) {
+    PyRef key = text(parameter.key);
+    PyRef value = parameter_value(parameter);
+    if (!dict || !key || !value || PyDict_SetItem(dict.get(), key.get(), value.get()) != 0)
+      return nullptr;
+  }
+  return PyObject_CallFunctionObjArgs(python_half().to_json, dict.get(), nullptr);
+}
+
+PyObject* trace(PyObject*, PyObject*) { return PyObject_CallObject(python_half().trace, nullptr); }
+
+PyObject* is_cancelled(PyObject* self, PyObject*) {
+  return PyBool_FromLong(state().link->is_cancelled(as_request(self)->inbound.number));
+}
+
+PyMethodDef methods[] = {
+    {"inputs", inputs, METH_NOARGS, "The input tensors, a list."},
+    {"request_id", request_id, METH_NOARGS, "The client's name for the request; may be empty."},
+    {"correlation_id", correlation_id, METH_NOARGS, "Of its sequence: int or str; 0 for none."},
+    {"requested_output_names", requested_output_names, METH_NOARGS, "A set of str."},
+    {"flags", flags, METH_NOARGS, "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END."},
+    {"set_flags", set_flags, METH_O, "Sets the flags."},
+    {"timeout", timeout, METH_NOARGS, "The request's timeout in microseconds; 0 for none."},
+    {"parameters", parameters, METH_NOARGS, "A JSON object, as str."},
+    {"trace", trace, METH_NOARGS, "An InferenceTrace."},
+    {"is_cancelled", is_cancelled, METH_NOARGS, "Whether the caller gave the request up."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyRef input_tensor(InputTensor& input) {
+  Memory memory;
+  memory.data = input.memory->data;
+  memory.bytes = input.memory->bytes;
+  memory.dtype = input.dtype;
+  memory.shape = std::move(input.shape);
+  memory.input = std::move(input.memory);
+  PyRef object = new_memory(std::move(memory));
+  return object ? new_tensor(text(input.name), std::move(object)) : PyRef();
+}
+
+PyObject* find_by_name(PyObject* tensors, PyObject* name) {
+  const Py_ssize_t count = PyList_Size(tensors);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* tensor = PyList_GetItem(tensors, i);
+    if (is_tensor(tensor) && PyUnicode_Compare(as_tensor(tensor)->name, name) == 0) {
+      Py_INCREF(tensor);
+      return tensor;
+    }
+  }
+  Py_RETURN_NONE;
+}
+
+}  // namespace
+
+bool make_request_type(PyObject* module) {
+  PyType_Slot slots[] = {
+      {Py_tp_new, reinterpret_cast<void*>(request_new)},
+      {Py_tp_dealloc, reinterpret_cast<void*>(request_dealloc)},
+      {Py_tp_methods, methods},
+      {Py_tp_doc,
+       const_cast<char*>("A request: as execute() gets it, or made by the model for a BLS call.")},
+      {0, nullptr}};
+  PyType_Spec spec = {"c_python_backend_utils.InferenceRequest", sizeof(RequestObject), 0,
+                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+  request_type = add_type(module, "InferenceRequest", spec);
+  return request_type != nullptr;
+}
+
+PyRef new_request(InboundRequest& request) {
+  PyRef object = allocate_request(request_type);
+  PyRef list(PyList_New(static_cast<Py_ssize_t>(request.inputs.size())));
+  if (!object || !list) return {};
+  for (std::size_t i = 0; i < request.inputs.size(); ++i) {
+    PyRef tensor = input_tensor(request.inputs[i]);
+    if (!tensor) return {};
+    PyList_SetItem(list.get(), static_cast<Py_ssize_t>(i), tensor.release());
+  }
+  request.inputs.clear();
+  RequestObject* made = as_request(object.get());
+  made->inputs = list.release();
+  made->inbound = std::move(request);
+  request.outputs = made->inbound.outputs;  // who answers needs them too, and the number
+  return object;
+}
+
+PyObject* get_input_tensor(PyObject*, PyObject* args, PyObject* keywords) {
+  PyObject *request = nullptr, *name = nullptr;
+  static const char* names[] = {"inference_request", "name", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, keywords, "OU:get_input_tensor_by_name",
+                                   const_cast<char**>(names), &request, &name))
+    return nullptr;
+  if (Py_TYPE(request) == request_type) return find_by_name(as_request(request)->inputs, name);
+  return PyObject_CallFunctionObjArgs(python_half().find_input, request, name, nullptr);
+}
+
+}  // namespace tensorferry::stub

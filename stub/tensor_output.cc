@@ -1,0 +1,51 @@
+#include "tensor_output.h"
+
+#include <tensorferry/transport/copy.h>
+
+#include "byte_strings.h"
+#include "numpy_api.h"
+
+namespace tensorferry::stub {
+namespace {
+
+CopyKind kind_of(std::size_t bytes) {
+  return bytes < protocol::kInlineBelowBytes ? CopyKind::Inline : CopyKind::Host;
+}
+
+std::optional<Result<std::size_t>> plan_strings(OutputPlan& plan, const numpy::Array& array) {
+  ByteStrings strings;
+  if (!strings.collect(array)) return std::nullopt;
+  auto room = plan.reserve(strings.encoded_bytes());
+  if (!room) return std::unexpected(room.error());
+  strings.write(room->bytes.data());
+  count_copy(room->bytes.size(), kind_of(room->bytes.size()));
+  return room->place;
+}
+
+// Gathered straight into its place: one copy.
+Result<std::size_t> plan_strided(OutputPlan& plan, const numpy::Array& array,
+                                 std::size_t element) {
+  auto room = plan.reserve(numpy::bytes_of(array, element));
+  if (!room) return std::unexpected(room.error());
+  static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
+  copy_strided(room->bytes.data(), array.data, reinterpret_cast<const std::int64_t*>(array.shape),
+               reinterpret_cast<const std::int64_t*>(array.strides),
+               static_cast<std::size_t>(array.rank), element);
+  return room->place;
+}
+
+}  // namespace
+
+std::optional<Result<std::size_t>> plan_output(OutputPlan& plan, TensorObject* tensor) {
+  if (!tensor->array) {
+    const Memory& memory = memory_of(tensor->memory);
+    return plan.add(memory.data, memory.bytes);
+  }
+  const numpy::Array& array = *numpy::as_array(tensor->array);
+  if (tensor->dtype.is_bytes()) return plan_strings(plan, array);
+  const std::size_t element = element_bytes(tensor->dtype);
+  if (!numpy::is_packed(array)) return plan_strided(plan, array, element);
+  return plan.add(reinterpret_cast<const std::byte*>(array.data), numpy::bytes_of(array, element));
+}
+
+}  // namespace tensorferry::stub
