@@ -5,12 +5,20 @@
 
 namespace tensorferry::server {
 
-Call::Call(std::shared_ptr<CallState> state) : state_(std::move(state)) {}
+Call::Call(std::shared_ptr<CallState> state, std::shared_ptr<ModelState> model)
+    : state_(std::move(state)), model_(std::move(model)) {}
 
-bool Call::wait(const Deadline& deadline) { return state_->wait(deadline); }
-bool Call::done() const noexcept { return state_->done(); }
-Result<void> Call::take(Response& response) { return state_->take(response); }
-void Call::cancel(ErrorCode code, std::string why) { state_->cancel(code, std::move(why)); }
+bool Call::wait(const Deadline& deadline) { return !state_ || state_->wait(deadline); }
+bool Call::done() const noexcept { return !state_ || state_->done(); }
+Result<void> Call::take(Response& response) {
+  expects(state_ != nullptr, "take() comes once");
+  Result<void> taken = state_->take(response);
+  model_->recycle(std::move(state_));
+  return taken;
+}
+void Call::cancel(ErrorCode code, std::string why) {
+  if (state_) state_->cancel(code, std::move(why));
+}
 
 Model::Model(std::shared_ptr<ModelState> state) : state_(std::move(state)) {}
 
@@ -33,22 +41,19 @@ Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
 Result<Call> Model::submit(Request&& request, std::function<void()> on_done) {
   auto call = state_->submit(std::move(request), std::move(on_done));
   if (!call) return std::unexpected(call.error());
-  return Call(std::move(*call));
+  return Call(std::move(*call), state_);
 }
 
 Result<void> Model::infer(Request& request, Response& response, const Deadline& deadline) {
-  auto call = state_->submit(std::move(request), {});
+  auto call = submit(std::move(request));
   if (!call) return std::unexpected(call.error());
-  if (!(*call)->wait(deadline)) {
-    (*call)->cancel(ErrorCode::DeadlineExceeded,
-                    "no answer from model '" + name() +
-                        "' within the request's timeout; it was cancelled (the stub is "
-                        "left alone: set TENSORFERRY_EXECUTE_TIMEOUT_S to have a hung one "
-                        "killed)");
+  if (!call->wait(deadline)) {
+    call->cancel(ErrorCode::DeadlineExceeded,
+                 "no answer from model '" + name() +
+                     "' within the request's timeout; it was cancelled (the stub is left alone: "
+                     "set TENSORFERRY_EXECUTE_TIMEOUT_S to have a hung one killed)");
   }
-  Result<void> taken = (*call)->take(response);
-  state_->recycle(std::move(*call));
-  return taken;
+  return call->take(response);
 }
 
 }  // namespace tensorferry::server

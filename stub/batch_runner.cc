@@ -97,8 +97,7 @@ bool BatchRunner::run(InboundBatch& batch, const BatchCallables& callables) {
   clear();
   const auto begin = Clock::now();
   if (!execute(batch, callables)) {
-    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
-        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
       return false;
     if (!fail_all(batch, callables)) return false;
   }

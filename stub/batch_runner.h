@@ -39,7 +39,7 @@ class BatchRunner {
     bool failed = false;
     ErrorCode code = ErrorCode::Internal;
     std::string error;
-    std::string parameters;  // JSON
+    std::string parameters;            // JSON
     std::size_t first = 0, count = 0;  // of outputs_
     void fail(ErrorCode why, std::string text) {
       failed = true;

@@ -91,10 +91,9 @@ PyObject* export_unversioned(TensorObject* tensor) {
 }
 
 PyObject* export_versioned(TensorObject* tensor) {
-  PyObject* capsule =
-      export_tensor<DLManagedTensorVersioned>(tensor, kVersionedName, [](PyObject* one) {
-        delete_capsule<DLManagedTensorVersioned>(one, kVersionedName);
-      });
+  PyObject* capsule = export_tensor<DLManagedTensorVersioned>(
+      tensor, kVersionedName,
+      [](PyObject* one) { delete_capsule<DLManagedTensorVersioned>(one, kVersionedName); });
   if (!capsule) return nullptr;
   auto* managed =
       static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, kVersionedName));
@@ -167,7 +166,8 @@ bool describe(const DLTensor& view, Memory& memory) {
   }
   if (!is_c_order(view)) {
     raise_model_exception(
-        "DLPack tensor is not contiguous. Only contiguous DLPack tensors that are stored in C-Order "
+        "DLPack tensor is not contiguous. Only contiguous DLPack tensors that are stored in "
+        "C-Order "
         "are supported.");
     return false;
   }
@@ -206,7 +206,9 @@ PyRef consume(PyObject* capsule) {
 
 }  // namespace
 
-PyObject* tensor_to_dlpack(PyObject* self, PyObject*) { return export_unversioned(as_tensor(self)); }
+PyObject* tensor_to_dlpack(PyObject* self, PyObject*) {
+  return export_unversioned(as_tensor(self));
+}
 
 PyObject* tensor_dlpack(PyObject* self, PyObject* args, PyObject* keywords) {
   PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
@@ -226,7 +228,8 @@ PyObject* tensor_dlpack_device(PyObject*, PyObject*) { return Py_BuildValue("(ii
 
 PyObject* tensor_from_dlpack(PyObject*, PyObject* args) {
   PyObject *name = nullptr, *source = nullptr;
-  if (!PyArg_ParseTuple(args, "UO:from_dlpack", &name, &source) || !check_name(name)) return nullptr;
+  if (!PyArg_ParseTuple(args, "UO:from_dlpack", &name, &source) || !check_name(name))
+    return nullptr;
   PyRef capsule = PyRef::borrow(source);
   if (!PyCapsule_CheckExact(source)) {
     if (!has_protocol(source)) {

@@ -1,21 +1,14 @@
 #include "numpy_api.h"
 
-#include <array>
-#include <vector>
-
 namespace tensorferry::stub::numpy {
 namespace {
 
 // Places in the table (PyArray_API).
 constexpr std::size_t kArrayType = 2, kDescrFromType = 45, kNewFromDescr = 94, kSetBaseObject = 282;
 constexpr int kCContiguous = 1, kAligned = 0x100, kWriteable = 0x400;
-constexpr int kObject = 17, kBytesString = 18;
+constexpr int kObject = 17;
 
 void** table = nullptr;
-
-// NumPy's type number by Triton's, from 1 (BOOL) to 12 (FP64).
-constexpr std::array<int, 13> kTypeNumbers = {-1, 0, 2, 4, 6, 8, 1, 3, 5, 7, 23, 11, 12};
-constexpr int kLongLong = 9, kULongLong = 10;
 
 PyObject* module_of(const char* name) {
   return PyDict_GetItemString(PyImport_GetModuleDict(), name);
@@ -30,8 +23,8 @@ void** table_of(PyObject* module) {
 bool layouts_agree() {
   PyRef numpy(PyImport_ImportModule("numpy"));
   if (!numpy) return false;
-  PyRef object(PyObject_CallMethod(numpy.get(), "zeros", "((nn)s)", Py_ssize_t{2}, Py_ssize_t{3},
-                                   "f4"));
+  PyRef object(
+      PyObject_CallMethod(numpy.get(), "zeros", "((nn)s)", Py_ssize_t{2}, Py_ssize_t{3}, "f4"));
   if (!object) return false;
   PyRef ctypes(PyObject_GetAttrString(object.get(), "ctypes"));
   PyRef address(ctypes ? PyObject_GetAttrString(ctypes.get(), "data") : nullptr);
@@ -59,8 +52,9 @@ bool load() {
   if (table && layouts_agree()) return true;
   table = nullptr;
   if (!PyErr_Occurred())
-    PyErr_SetString(PyExc_ImportError,
-                    "tensorferry doesn't know the C interface of this NumPy: 1.19 to 2.x are known");
+    PyErr_SetString(
+        PyExc_ImportError,
+        "tensorferry doesn't know the C interface of this NumPy: 1.19 to 2.x are known");
   return false;
 }
 
@@ -86,42 +80,34 @@ std::size_t bytes_of(const Array& array, std::size_t element_bytes) noexcept {
 }
 
 std::optional<DType> dtype_of(const Array& array) noexcept {
-  const int number = array.descr->type_number;
-  if (number == kObject || number == kBytesString) return kBytes;
-  if (!is_native(array)) return std::nullopt;
-  if (number == kLongLong) return kInt64;
-  if (number == kULongLong) return kUint64;
-  for (std::size_t triton = 1; triton < kTypeNumbers.size(); ++triton) {
-    if (kTypeNumbers[triton] == number) return dtype_from_triton_number(static_cast<int>(triton));
-  }
-  return std::nullopt;
+  auto dtype = dtype_from_numpy_number(array.descr->type_number);
+  return dtype && (dtype->is_bytes() || is_native(array)) ? dtype : std::nullopt;
 }
 
 namespace {
 
 PyRef new_array(int type_number, std::span<const std::int64_t> shape, void* data, int flags) {
   auto descr_from_type = reinterpret_cast<PyObject* (*)(int)>(table[kDescrFromType]);
-  auto new_from_descr = reinterpret_cast<PyObject* (*)(void*, PyObject*, int, const Py_ssize_t*,
-                                                       const Py_ssize_t*, void*, int, PyObject*)>(
-      table[kNewFromDescr]);
+  auto new_from_descr =
+      reinterpret_cast<PyObject* (*)(void*, PyObject*, int, const Py_ssize_t*, const Py_ssize_t*,
+                                     void*, int, PyObject*)>(table[kNewFromDescr]);
   static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
-  return PyRef(new_from_descr(table[kArrayType], descr_from_type(type_number),
-                              static_cast<int>(shape.size()),
-                              reinterpret_cast<const Py_ssize_t*>(shape.data()), nullptr, data,
-                              flags, nullptr));
+  return PyRef(new_from_descr(
+      table[kArrayType], descr_from_type(type_number), static_cast<int>(shape.size()),
+      reinterpret_cast<const Py_ssize_t*>(shape.data()), nullptr, data, flags, nullptr));
 }
 
 }  // namespace
 
 PyRef array_over(DType dtype, std::span<const std::int64_t> shape, Bytes bytes, PyRef base) {
-  const auto number = static_cast<std::size_t>(triton_number(dtype));
-  if (number == 0 || number >= kTypeNumbers.size()) {
+  const int number = numpy_number(dtype);
+  if (number < 0) {
     PyErr_SetString(PyExc_TypeError, "NumPy has no such dtype");
     return {};
   }
   // NumPy takes a null pointer as a wish for memory of its own.
   static std::byte nothing;
-  PyRef array = new_array(kTypeNumbers[number], shape, bytes.data ? bytes.data : &nothing,
+  PyRef array = new_array(number, shape, bytes.data ? bytes.data : &nothing,
                           kCContiguous | kAligned | (bytes.read_only ? 0 : kWriteable));
   if (!array) return {};
   auto set_base = reinterpret_cast<int (*)(PyObject*, PyObject*)>(table[kSetBaseObject]);
@@ -129,6 +115,8 @@ PyRef array_over(DType dtype, std::span<const std::int64_t> shape, Bytes bytes, 
   return array;
 }
 
-PyRef object_array(std::span<const std::int64_t> shape) { return new_array(kObject, shape, nullptr, 0); }
+PyRef object_array(std::span<const std::int64_t> shape) {
+  return new_array(kObject, shape, nullptr, 0);
+}
 
 }  // namespace tensorferry::stub::numpy

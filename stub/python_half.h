@@ -8,8 +8,8 @@
 namespace tensorferry::stub {
 
 struct PythonHalf {
-  PyObject* triton_error = nullptr;       // the type
-  PyObject* request_arguments = nullptr;  // InferenceRequest's arguments → (inputs, flags, made)
+  PyObject* triton_error = nullptr;         // the type
+  PyObject* request_arguments = nullptr;    // InferenceRequest's arguments → (inputs, flags, made)
   PyObject* response_parameters = nullptr;  // a dict or None → JSON text, checked
   PyObject* to_json = nullptr;
   PyObject* trace = nullptr;       // () → InferenceTrace

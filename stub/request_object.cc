@@ -5,7 +5,6 @@
 #include "py_type.h"
 #include "python_half.h"
 #include "tensor_object.h"
-#include "tensor_object.h"
 
 namespace tensorferry::stub {
 namespace {

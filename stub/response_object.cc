@@ -47,7 +47,8 @@ PyRef checked_error(PyObject* error) {
 PyRef checked_parameters(PyObject* parameters) {
   static PyObject* none_given = PyUnicode_InternFromString("{}");
   if (parameters == Py_None) return PyRef::borrow(none_given);
-  return PyRef(PyObject_CallFunctionObjArgs(python_half().response_parameters, parameters, nullptr));
+  return PyRef(
+      PyObject_CallFunctionObjArgs(python_half().response_parameters, parameters, nullptr));
 }
 
 PyObject* response_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {

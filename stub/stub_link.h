@@ -113,7 +113,7 @@ class StubLink {
   std::thread control_;
   std::thread background_;
 
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;             // guards what follows
   std::deque<std::uint64_t> cancelled_;  // the last ones
   std::deque<Event> events_;
   Completion arrived_;

@@ -22,7 +22,8 @@ PyObject* tensor_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {
   if (PyTuple_Size(args) != 2 || (keywords && PyDict_Size(keywords) != 0)) return fail_arguments();
   PyObject* name = PyTuple_GetItem(args, 0);
   PyObject* object = PyTuple_GetItem(args, 1);
-  if (!PyUnicode_Check(name) || !numpy::load()) return PyErr_Occurred() ? nullptr : fail_arguments();
+  if (!PyUnicode_Check(name) || !numpy::load())
+    return PyErr_Occurred() ? nullptr : fail_arguments();
   const numpy::Array* array = numpy::as_array(object);
   if (!array) return fail_arguments();
   if (!check_name(name)) return nullptr;
@@ -94,7 +95,8 @@ PyMethodDef methods[] = {
     {"from_dlpack", tensor_from_dlpack, METH_VARARGS | METH_STATIC,
      "A tensor over another library's memory: a capsule, or an object with __dlpack__."},
     {"__dlpack__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(tensor_dlpack)),
-     METH_VARARGS | METH_KEYWORDS, "The DLPack protocol; without max_version the unversioned form."},
+     METH_VARARGS | METH_KEYWORDS,
+     "The DLPack protocol; without max_version the unversioned form."},
     {"__dlpack_device__", tensor_dlpack_device, METH_NOARGS, "(device type, device id)"},
     {nullptr, nullptr, 0, nullptr}};
 

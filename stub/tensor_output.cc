@@ -23,8 +23,7 @@ std::optional<Result<std::size_t>> plan_strings(OutputPlan& plan, const numpy::A
 }
 
 // Gathered straight into its place: one copy.
-Result<std::size_t> plan_strided(OutputPlan& plan, const numpy::Array& array,
-                                 std::size_t element) {
+Result<std::size_t> plan_strided(OutputPlan& plan, const numpy::Array& array, std::size_t element) {
   auto room = plan.reserve(numpy::bytes_of(array, element));
   if (!room) return std::unexpected(room.error());
   static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));

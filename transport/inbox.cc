@@ -37,7 +37,8 @@ struct Inbox::Impl {
   Error why{ErrorCode::Closed, "closed", {}};
 
   std::atomic<bool> stopped{false};
-  std::atomic<int> following{0};  // how many are in `followers`; a hint where read without the mutex
+  std::atomic<int> following{
+      0};  // how many are in `followers`; a hint where read without the mutex
 
   // Hands one record after another to the handler, until there is none or `enough()` says so.
   template <class Enough>

@@ -113,8 +113,6 @@ void RingWriter::wait_for_room(std::size_t body_bytes, const Deadline& deadline)
   header_->space_sleeper.store(0, std::memory_order_relaxed);
 }
 
-void RingWriter::wake() noexcept {
-  wake_one(header_->wake_space);
-}
+void RingWriter::wake() noexcept { wake_one(header_->wake_space); }
 
 }  // namespace tensorferry

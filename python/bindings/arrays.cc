@@ -12,24 +12,50 @@
 namespace tensorferry::python {
 namespace {
 
-// Owns a tensor's memory on Python's side. As the base of an array it keeps the array valid;
+// Owns a tensor's memory on Python's side, in a capsule that is the base of the arrays over it.
 // `given` once a request has the memory too: it is kept mapped and unused by others until this goes
-// as well.
+// as well. `offered`: infer may take it (model.empty, tensorferry.give).
 struct Owner {
   server::Buffer buffer;
-  std::string typestr;  // NumPy's; empty where NumPy has none
-  std::vector<std::int64_t> shape;
+  bool offered = false;
   bool given = false;
-
-  py::dict interface() {
-    py::dict result;
-    result["shape"] = py::tuple(py::cast(shape));
-    result["typestr"] = typestr;
-    result["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(buffer.bytes().data()), given);
-    result["version"] = 3;
-    return result;
-  }
 };
+constexpr const char* kOwner = "tensorferry.owner";
+constexpr std::size_t kLongCopy = 64 << 10;  // worth letting other threads run meanwhile
+
+py::object to_capsule(std::unique_ptr<Owner> owner) {
+  PyObject* capsule = PyCapsule_New(owner.get(), kOwner, [](PyObject* one) {
+    delete static_cast<Owner*>(PyCapsule_GetPointer(one, kOwner));
+  });
+  if (!capsule) throw py::error_already_set();
+  owner.release();
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+Owner* from_capsule(PyObject* object) {
+  return object && PyCapsule_IsValid(object, kOwner)
+             ? static_cast<Owner*>(PyCapsule_GetPointer(object, kOwner))
+             : nullptr;
+}
+
+py::array array_over(DType dtype, const std::vector<std::int64_t>& shape, std::byte* data,
+                     const py::object& base) {
+  static std::byte nothing;  // NumPy takes a null pointer as a wish for memory of its own
+  auto& numpy = py::detail::npy_api::get();
+  static_assert(sizeof(Py_intptr_t) == sizeof(std::int64_t));
+  PyObject* array = numpy.PyArray_NewFromDescr_(
+      numpy.PyArray_Type_, numpy.PyArray_DescrFromType_(numpy_number(dtype)),
+      static_cast<int>(shape.size()), reinterpret_cast<const Py_intptr_t*>(shape.data()), nullptr,
+      data ? data : &nothing,
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+          py::detail::npy_api::NPY_ARRAY_WRITEABLE_,
+      nullptr);
+  if (!array) throw py::error_already_set();
+  auto result = py::reinterpret_steal<py::array>(array);
+  if (numpy.PyArray_SetBaseObject_(array, py::object(base).release().ptr()) != 0)
+    throw py::error_already_set();
+  return result;
+}
 
 [[noreturn]] void wrong(const server::Model& model, const std::string& name,
                         const std::string& what) {
@@ -46,15 +72,15 @@ std::size_t total_bytes(const std::vector<std::int64_t>& shape, std::size_t elem
   return bytes;
 }
 
-// The owner of an array that is exactly the whole of what it owns.
 Owner* owner_of(const py::array& array) {
-  py::object base = array.base();
-  if (!base || !py::isinstance<Owner>(base)) return nullptr;
-  auto* owner = base.cast<Owner*>();
-  bool whole = array.data() == owner->buffer.bytes().data() &&
-               static_cast<std::size_t>(array.nbytes()) == owner->buffer.size() &&
-               (array.flags() & py::array::c_style);
-  return whole && owner->buffer.is_shared() ? owner : nullptr;
+  return from_capsule(py::detail::array_proxy(array.ptr())->base);
+}
+
+// Whether infer may take the array's memory: all of it, and nothing but it.
+bool may_take(const Owner& owner, const py::array& array) {
+  return owner.offered && owner.buffer.is_shared() && array.data() == owner.buffer.bytes().data() &&
+         static_cast<std::size_t>(array.nbytes()) == owner.buffer.size() &&
+         (array.flags() & py::array::c_style);
 }
 
 server::Buffer give(const server::Model& model, const std::string& name, Owner& owner,
@@ -65,9 +91,21 @@ server::Buffer give(const server::Model& model, const std::string& name, Owner& 
           "pass a copy");
   }
   owner.given = true;
-  array.attr("flags").attr("writeable") = false;
+  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   std::span<std::byte> bytes = owner.buffer.bytes();
   return server::Buffer::shared(bytes.data(), bytes.size(), owner.buffer.holder());
+}
+
+server::Buffer copy_in(server::Model& model, const py::array& array) {
+  std::span bytes(static_cast<const std::byte*>(array.data()),
+                  static_cast<std::size_t>(array.nbytes()));
+  if (bytes.size() < kLongCopy) return value_of(model.copy_in(bytes));
+  Result<server::Buffer> buffer;
+  {
+    py::gil_scoped_release released;
+    buffer = model.copy_in(bytes);
+  }
+  return value_of(std::move(buffer));
 }
 
 // BYTES: each element after its length.
@@ -96,8 +134,44 @@ server::Buffer pack(server::Model& model, const py::array& array) {
   return buffer;
 }
 
+// The Python classes that answers are made of, and their slots' names.
+struct AnswerTypes {
+  PyObject* response;
+  PyObject* tensor;
+  PyObject *tensors, *array, *owner, *dtype, *shape;
+};
+
+const AnswerTypes& answer_types() {
+  // Never destroyed: the interpreter may be gone by then.
+  static const AnswerTypes* types = [] {
+    auto* made = new AnswerTypes{
+        py::module_::import("tensorferry.server")
+            .attr("Response")
+            .cast<py::object>()
+            .release()
+            .ptr(),
+        py::module_::import("tensorferry.tensor").attr("Tensor").cast<py::object>().release().ptr(),
+        PyUnicode_InternFromString("_tensors"),
+        PyUnicode_InternFromString("_array"),
+        PyUnicode_InternFromString("_owner"),
+        PyUnicode_InternFromString("dtype"),
+        PyUnicode_InternFromString("shape")};
+    return made;
+  }();
+  return *types;
+}
+
+std::optional<DType> dtype_of(const py::array& array) {
+  const py::dtype dtype = array.dtype();
+  if (dtype.byteorder() == '>') return std::nullopt;
+  return dtype_from_numpy_number(dtype.num());
+}
+
 py::array as_array(const py::object& value) {
   if (py::isinstance<py::array>(value)) return py::reinterpret_borrow<py::array>(value);
+  // An answer of ours, which is given only as the array that it is.
+  if (Py_TYPE(value.ptr()) == reinterpret_cast<PyTypeObject*>(answer_types().tensor))
+    return value.attr("numpy")();
   py::module_ numpy = py::module_::import("numpy");
   if (py::hasattr(value, "__dlpack__")) return numpy.attr("from_dlpack")(value);
   // Texts and bytes are objects to us, not NumPy's fixed-width strings, which would lose trailing
@@ -108,32 +182,79 @@ py::array as_array(const py::object& value) {
   return array;
 }
 
+// An instance without a call of __init__: its slots are set below.
+py::object bare_instance(PyObject* type) {
+  auto* of = reinterpret_cast<PyTypeObject*>(type);
+  PyObject* object = of->tp_alloc(of, 0);
+  if (!object) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+void set(const py::object& object, PyObject* name, const py::object& value) {
+  if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) throw py::error_already_set();
+}
+
+py::object interned_dtype(DType dtype) {
+  return py::reinterpret_steal<py::object>(
+      PyUnicode_InternFromString(std::string(to_string(dtype)).c_str()));
+}
+
+py::tuple shape_tuple(const std::vector<std::int64_t>& shape) {
+  py::tuple tuple(shape.size());
+  for (std::size_t i = 0; i < shape.size(); ++i) tuple[i] = py::int_(shape[i]);
+  return tuple;
+}
+
+py::object to_python(server::Tensor& tensor) {
+  const AnswerTypes& types = answer_types();
+  auto owned = std::make_unique<Owner>();
+  owned->buffer = std::move(tensor.data);
+  std::byte* data = owned->buffer.bytes().data();
+  py::object owner = to_capsule(std::move(owned));
+  py::object array = py::none();
+  if (!tensor.dtype.is_bytes() && numpy_number(tensor.dtype) >= 0)
+    array = array_over(tensor.dtype, tensor.shape, data, owner);
+  py::object object = bare_instance(types.tensor);
+  set(object, types.array, array);
+  set(object, types.owner, owner);
+  set(object, types.dtype, interned_dtype(tensor.dtype));
+  set(object, types.shape, shape_tuple(tensor.shape));
+  return object;
+}
+
+Owner& owner_in(const py::object& capsule) {
+  Owner* owner = from_capsule(capsule.ptr());
+  if (!owner) throw py::type_error("not memory of tensorferry");
+  return *owner;
+}
+
 }  // namespace
 
 void bind_arrays(py::module_& module) {
-  py::class_<Owner>(module, "Owner")
-      .def_property_readonly("__array_interface__", &Owner::interface)
-      .def_readonly("shape", &Owner::shape)
-      .def_readwrite("given", &Owner::given)
-      .def("tobytes", [](Owner& self) {
-        auto bytes = self.buffer.bytes();
-        return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-      });
+  module.def("owner_bytes", [](const py::object& capsule) {
+    auto bytes = owner_in(capsule).buffer.bytes();
+    return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  });
+  module.def("offer", [](const py::object& value) {
+    py::object base = value;
+    if (py::isinstance<py::array>(value)) base = value.cast<py::array>().base();
+    Owner* owner = base ? from_capsule(base.ptr()) : nullptr;
+    if (owner) owner->offered = true;
+    return owner != nullptr;
+  });
 }
 
 py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
                       const py::dtype& dtype) {
-  auto known = dtype_from_numpy_typestr(std::string(py::str(dtype.attr("str"))));
+  auto known = dtype.byteorder() == '>' ? std::nullopt : dtype_from_numpy_number(dtype.num());
   if (!known || known->is_bytes())
     throw py::type_error("dtype " + std::string(py::str(dtype)) +
                          " has no fixed size that crosses");
   auto owner = std::make_unique<Owner>();
   owner->buffer = value_of(model.allocate(total_bytes(shape, element_bytes(*known))));
-  owner->typestr = numpy_typestr(*known);
-  owner->shape = shape;
-  void* data = owner->buffer.bytes().data();
-  std::vector<py::ssize_t> dims(shape.begin(), shape.end());
-  return py::array(dtype, dims, data, py::cast(std::move(owner)));
+  owner->offered = true;
+  std::byte* data = owner->buffer.bytes().data();
+  return array_over(*known, shape, data, to_capsule(std::move(owner)));
 }
 
 server::Tensor to_tensor(server::Model& model, std::string name, const py::object& value,
@@ -141,25 +262,25 @@ server::Tensor to_tensor(server::Model& model, std::string name, const py::objec
   py::array array = as_array(value);
   server::Tensor tensor;
   tensor.shape.assign(array.shape(), array.shape() + array.ndim());
-  char kind = array.dtype().kind();
+  const char kind = array.dtype().kind();
   if (kind == 'O' || kind == 'S' || kind == 'U') {
     tensor.dtype = kBytes;
     tensor.data = encode_strings(model, array);
     tensor.name = std::move(name);
     return tensor;
   }
-  auto dtype = dtype_from_numpy_typestr(std::string(py::str(array.dtype().attr("str"))));
+  auto dtype = dtype_of(array);
   if (!dtype)
     wrong(model, name,
           "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross");
   tensor.dtype = *dtype;
   Owner* owner = owner_of(array);
-  if (owner && std::ranges::find(given_here, array.data()) == given_here.end()) {
+  if (owner && may_take(*owner, array) &&
+      std::ranges::find(given_here, array.data()) == given_here.end()) {
     tensor.data = give(model, name, *owner, array);
     given_here.push_back(array.data());
   } else if (array.flags() & py::array::c_style) {
-    tensor.data = value_of(model.copy_in(
-        {static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.nbytes())}));
+    tensor.data = copy_in(model, array);
   } else {
     tensor.data = pack(model, array);
   }
@@ -167,17 +288,13 @@ server::Tensor to_tensor(server::Model& model, std::string name, const py::objec
   return tensor;
 }
 
-py::dict outputs_of(server::Response& response) {
-  py::dict result;
-  for (server::Tensor& tensor : response.outputs) {
-    auto owner = std::make_unique<Owner>();
-    owner->typestr = tensor.dtype.is_bytes() ? "" : std::string(numpy_typestr(tensor.dtype));
-    owner->shape = tensor.shape;
-    owner->buffer = std::move(tensor.data);
-    result[py::str(tensor.name)] = py::make_tuple(
-        to_string(tensor.dtype), py::tuple(py::cast(tensor.shape)), py::cast(std::move(owner)));
-  }
-  return result;
+py::object to_python(server::Response& response) {
+  const AnswerTypes& types = answer_types();
+  py::dict tensors;
+  for (server::Tensor& tensor : response.outputs) tensors[py::str(tensor.name)] = to_python(tensor);
+  py::object object = bare_instance(types.response);
+  set(object, types.tensors, tensors);
+  return object;
 }
 
 }  // namespace tensorferry::python

@@ -26,7 +26,7 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
 server::Tensor to_tensor(server::Model& model, std::string name, const py::object& value,
                          std::vector<const void*>& given_here);
 
-// name → (dtype name, shape, owner): what tensorferry.tensor.Tensor is made of.
-py::dict outputs_of(server::Response& response);
+// A tensorferry.server.Response with its tensors.
+py::object to_python(server::Response& response);
 
 }  // namespace tensorferry::python

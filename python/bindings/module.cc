@@ -12,67 +12,15 @@
 #include <vector>
 
 #include "arrays.h"
+#include "calls.h"
 #include "errors.h"
 
 namespace tensorferry::python {
 namespace {
 
-using server::Call;
 using server::Model;
-using server::Response;
 using server::Server;
 using server::ServerOptions;
-
-Deadline deadline_of(const std::optional<double>& timeout) {
-  if (!timeout) return {};
-  return Clock::now() +
-         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*timeout));
-}
-
-server::Parameters parameters_of(const py::object& parameters) {
-  server::Parameters result;
-  if (parameters.is_none()) return result;
-  for (const auto& [key, value] : parameters.cast<py::dict>()) {
-    std::string name = py::str(key);
-    if (py::isinstance<py::bool_>(value)) {
-      result.emplace_back(name, value.cast<bool>());
-    } else if (py::isinstance<py::int_>(value)) {
-      result.emplace_back(name, value.cast<std::int64_t>());
-    } else if (py::isinstance<py::float_>(value)) {
-      result.emplace_back(name, value.cast<double>());
-    } else {
-      result.emplace_back(name, std::string(py::str(value)));
-    }
-  }
-  return result;
-}
-
-// A request on its way, as Python holds it.
-class PyCall {
- public:
-  explicit PyCall(Call call) : call_(std::move(call)) {}
-
-  // True when it is answered; waits at most `timeout` seconds.
-  bool wait(std::optional<double> timeout) {
-    py::gil_scoped_release released;
-    return call_.wait(deadline_of(timeout));
-  }
-  bool done() const { return call_.done(); }
-  py::dict take() {
-    Response response;
-    Result<void> taken = call_.take(response);
-    if (!taken) raise(taken.error());
-    return outputs_of(response);
-  }
-  void cancel(const std::string& code, const std::string& why) {
-    py::gil_scoped_release released;
-    call_.cancel(code == "DEADLINE_EXCEEDED" ? ErrorCode::DeadlineExceeded : ErrorCode::Cancelled,
-                 why);
-  }
-
- private:
-  Call call_;
-};
 
 class PyModel {
  public:
@@ -91,24 +39,10 @@ class PyModel {
                 const std::string& request_id, std::uint64_t priority,
                 std::optional<double> timeout) {
     server::Request request;
-    request.id = request_id;
-    request.priority = priority;
-    request.parameters = parameters_of(parameters);
-    if (timeout) request.timeout_us = static_cast<std::uint64_t>(*timeout * 1e6);
-    if (!outputs.is_none()) request.outputs = outputs.cast<std::vector<std::string>>();
-    std::vector<const void*> given;
-    for (const auto& [name, value] : inputs) {
-      request.inputs.push_back(
-          to_tensor(model_, py::str(name), py::reinterpret_borrow<py::object>(value), given));
-    }
-    Result<Call> call;
-    {
-      py::gil_scoped_release released;
-      call = model_.submit(std::move(request));
-    }
-    if (!call) raise(call.error());
-    return PyCall(std::move(*call));
+    fill_request(model_, request, {inputs, outputs, parameters, request_id, priority, timeout});
+    return PyCall(submit_request(model_, request));
   }
+  py::object infer() const { return infer_function(model_); }
 
  private:
   Model model_;
@@ -246,17 +180,14 @@ PYBIND11_MODULE(_server, module) {
   module.attr("__version__") = std::string(kVersion);
   module.attr("build_id") = std::string(kBuildId);
   bind_arrays(module);
-  py::class_<PyCall>(module, "Call")
-      .def("wait", &PyCall::wait, py::arg("timeout") = py::none())
-      .def("done", &PyCall::done)
-      .def("take", &PyCall::take)
-      .def("cancel", &PyCall::cancel, py::arg("code"), py::arg("why"));
+  bind_calls(module);
   py::class_<PyModel>(module, "Model")
       .def_property_readonly("name", &PyModel::name)
       .def_property_readonly("version", &PyModel::version)
       .def_property_readonly("config", &PyModel::config)
       .def("ready", &PyModel::ready)
       .def("empty", &PyModel::empty, py::arg("shape"), py::arg("dtype"))
+      .def_property_readonly("infer", &PyModel::infer)
       .def("submit", &PyModel::submit, py::arg("inputs"), py::arg("outputs"), py::arg("parameters"),
            py::arg("request_id"), py::arg("priority"), py::arg("timeout"));
   py::class_<PyServer>(module, "Server")

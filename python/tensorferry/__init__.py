@@ -7,6 +7,6 @@ with tensorferry.Server("models") as server:
 from ._server import __version__
 from .errors import Error
 from .server import Future, Model, Response, Server
-from .tensor import Tensor
+from .tensor import Tensor, give
 
-__all__ = ["Error", "Future", "Model", "Response", "Server", "Tensor", "__version__"]
+__all__ = ["Error", "Future", "Model", "Response", "Server", "Tensor", "__version__", "give"]

@@ -27,8 +27,8 @@ _SLICE = 0.2
 class Response(Mapping[str, Tensor]):
     """Output names to tensors. Each tensor is the receiver's own."""
 
-    def __init__(self, outputs: dict[str, tuple[str, tuple[int, ...], Any]]) -> None:
-        self._tensors = {name: Tensor(*parts) for name, parts in outputs.items()}
+    __slots__ = ("_tensors",)
+    _tensors: dict[str, Tensor]  # set by the extension
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -51,6 +51,7 @@ class Future:
         self._deadline = deadline
         self._lock = threading.Lock()
         self._response: Response | None = None
+        self._error: Exception | None = None
 
     def done(self) -> bool:
         """Whether the answer is there."""
@@ -68,16 +69,29 @@ class Future:
             tensorferry.Error: what went wrong.
         """
         give_up = None if timeout is None else time.monotonic() + timeout
-        while not self._call.wait(self._slice(give_up)):
+        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError(f"no answer within {timeout} s; the request runs on")
+        try:
+            return self._finished(give_up, timeout)
+        finally:
+            self._lock.release()
+
+    def _finished(self, give_up: float | None, timeout: float | None) -> Response:
+        if self._error is not None:
+            raise self._error
+        while self._response is None and not self._call.wait(self._slice(give_up)):
             now = time.monotonic()
             if self._deadline is not None and now >= self._deadline:
                 self._call.cancel("DEADLINE_EXCEEDED", "no answer within the request's timeout; it was cancelled")
             elif give_up is not None and now >= give_up:
                 raise TimeoutError(f"no answer within {timeout} s; the request runs on")
-        with self._lock:
-            if self._response is None:
-                self._response = Response(self._call.take())
-            return self._response
+        if self._response is None:
+            try:
+                self._response = self._call.take()
+            except Exception as error:
+                self._error = error
+                raise
+        return self._response
 
     def _slice(self, give_up: float | None) -> float:
         ends = [end for end in (self._deadline, give_up) if end is not None]
@@ -93,6 +107,7 @@ class Model:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._infer = model.infer
 
     @property
     def name(self) -> str:
@@ -144,9 +159,8 @@ class Model:
         Raises:
             tensorferry.Error: what went wrong, with `code`, `model`, `instance`, `request_id`.
         """
-        return self.infer_async(
-            inputs, outputs=outputs, parameters=parameters, request_id=request_id, priority=priority, timeout=timeout
-        ).result()
+        response: Response = self._infer(inputs, outputs, parameters, request_id, priority, timeout)
+        return response
 
     def infer_async(
         self,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import _server
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -19,22 +21,17 @@ class Tensor:
     """
 
     __slots__ = ("_array", "_owner", "dtype", "shape")
-
-    def __init__(self, dtype: str, shape: tuple[int, ...], owner: Any) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self._owner = owner
-        self._array: NDArray[Any] | None = None
+    # Set by the extension.
+    _array: NDArray[Any] | None
+    _owner: Any
+    dtype: str
+    shape: tuple[int, ...]
 
     def numpy(self) -> NDArray[Any]:
         """A view of the memory; for ``bytes`` tensors an object array, decoded once."""
         if self._array is None:
-            if self.dtype == "bytes":
-                self._array = _decode(self._owner.tobytes(), self.shape)
-            elif self.dtype == "bfloat16":
-                self._array = _bfloat16(self._owner, self.shape)
-            else:
-                self._array = np.asarray(self._owner)
+            encoded = _server.owner_bytes(self._owner)
+            self._array = _decode(encoded, self.shape) if self.dtype == "bytes" else _bfloat16(encoded, self.shape)
         return self._array
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -74,10 +71,25 @@ def _decode(encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
     return array.reshape(shape)
 
 
-def _bfloat16(owner: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def _bfloat16(encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         import ml_dtypes
     except ImportError as error:
         raise TypeError("NumPy has no bfloat16: install ml_dtypes") from error
-    array: NDArray[Any] = np.frombuffer(owner.tobytes(), ml_dtypes.bfloat16).reshape(shape).copy()
+    array: NDArray[Any] = np.frombuffer(encoded, ml_dtypes.bfloat16).reshape(shape).copy()
     return array
+
+
+def give(answer: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
+    """Offers an answer, or an array over the whole of one, to the next `infer` that takes it as an input, and returns it.
+
+    As with an array from `Model.empty`, that `infer` then moves it where the memory allows (an input that the same model passed
+    through; anything else is copied once), it turns read-only, and giving it again is an error.
+
+    Raises:
+        TypeError: it is no answer of tensorferry.
+    """
+    memory = answer._owner if isinstance(answer, Tensor) else answer
+    if not _server.offer(memory):
+        raise TypeError("give() takes a tensor of a response, or an array over the whole of one")
+    return answer

@@ -53,13 +53,14 @@ struct ModelStatistics {
 class Call {
  public:
   Call() = default;
-  explicit Call(std::shared_ptr<CallState> state);
+  Call(std::shared_ptr<CallState> state, std::shared_ptr<ModelState> model);
 
   // Waits until it is answered; false when the deadline passed first. One thread at a time. The
   // waiting thread reads the stub's ring itself (transport/inbox.h).
   bool wait(const Deadline& deadline = {});
   bool done() const noexcept;
-  // The answer, once. wait() must have returned true (done() be true).
+  // The answer, once. wait() must have returned true (done() be true). The handle is spent then: it
+  // is done, and cancel() does nothing.
   Result<void> take(Response& response);
   // Not started yet: it is taken out of the queue and fails with `code`. Running: the stub is told,
   // and the call fails with `code` at once; whatever the stub answers later is dropped. Kills
@@ -67,7 +68,8 @@ class Call {
   void cancel(ErrorCode code, std::string why);
 
  private:
-  std::shared_ptr<CallState> state_;
+  std::shared_ptr<CallState> state_;  // none once it is taken
+  std::shared_ptr<ModelState> model_;
 };
 
 // Thread-safe, cheap to copy. Errors of a model that was unloaded: Closed.

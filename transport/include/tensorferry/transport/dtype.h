@@ -63,6 +63,9 @@ std::optional<DType> dtype_from_triton_number(int number) noexcept;
 // NumPy's array-interface type string ("<f4", "|b1", "|O" for BYTES); empty where NumPy has none.
 std::string_view numpy_typestr(DType dtype) noexcept;
 std::optional<DType> dtype_from_numpy_typestr(std::string_view typestr) noexcept;
+// NumPy's type number (NPY_FLOAT32 is 11; LP64), and back; -1 and nothing where there is none.
+int numpy_number(DType dtype) noexcept;
+std::optional<DType> dtype_from_numpy_number(int number) noexcept;
 // For messages: "float32", "bytes", "bfloat16".
 std::string to_string(DType dtype);
 

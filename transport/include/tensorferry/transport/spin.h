@@ -26,10 +26,15 @@ class AdaptiveSpin {
   // woke().
   template <class Ready>
   bool wait(Ready&& ready) noexcept {
-    for (int i = 0; i < kPauses; ++i) {
-      if (ready()) return true;
+    if (ready()) return true;
+    for (int i = 0; i < pauses_; ++i) {
       cpu_pause();
+      if (!ready()) continue;
+      pauses_ = kPauses;
+      return true;
     }
+    // The peer shares our CPU, or takes longer than pausing is good for.
+    pauses_ = std::max(1, pauses_ / 2);
     begin_ = std::chrono::steady_clock::now();
     for (;;) {
       if (ready()) {
@@ -53,6 +58,7 @@ class AdaptiveSpin {
   static constexpr int kPauses = 24;
   static constexpr Duration kSmallest = std::chrono::microseconds(5);
   static constexpr Duration kLargest = std::chrono::microseconds(100);
+  int pauses_ = kPauses;
   Duration budget_ = std::chrono::microseconds(50);
   std::chrono::steady_clock::time_point begin_;
 };

@@ -1,0 +1,211 @@
+#include "calls.h"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <vector>
+
+#include "arrays.h"
+#include "errors.h"
+
+namespace tensorferry::python {
+namespace {
+
+using server::Call;
+using server::Model;
+using server::Request;
+using server::Response;
+
+// How long a wait goes on before Python looks for signals (Ctrl-C).
+constexpr std::chrono::milliseconds kSignalSlice{200};
+
+Clock::duration to_duration(double seconds) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+std::string_view view_of(py::handle text) {
+  Py_ssize_t size = 0;
+  const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+  if (!data) throw py::error_already_set();
+  return {data, static_cast<std::size_t>(size)};
+}
+
+server::ParameterValue parameter_of(py::handle value) {
+  if (py::isinstance<py::bool_>(value)) return value.cast<bool>();
+  if (py::isinstance<py::int_>(value)) return value.cast<std::int64_t>();
+  if (py::isinstance<py::float_>(value)) return value.cast<double>();
+  return std::string(py::str(value));
+}
+
+// Room for a request and its answer, kept from call to call. A thread has a second one when an
+// input's conversion runs Python that calls infer again.
+struct Room {
+  Request request;
+  Response response;
+  std::vector<const void*> given;
+};
+class RoomLease {
+ public:
+  RoomLease() : room_(spare() ? std::move(spare()) : std::make_unique<Room>()) {}
+  ~RoomLease() {
+    room_->request.clear();
+    room_->response.clear();
+    spare() = std::move(room_);
+  }
+  RoomLease(const RoomLease&) = delete;
+  RoomLease& operator=(const RoomLease&) = delete;
+  Room* operator->() noexcept { return room_.get(); }
+
+ private:
+  static std::unique_ptr<Room>& spare() {
+    thread_local std::unique_ptr<Room> one;
+    return one;
+  }
+  std::unique_ptr<Room> room_;
+};
+
+void fill(Model& model, Request& request, std::vector<const void*>& given,
+          const RequestArguments& arguments) {
+  request.id = arguments.request_id;
+  request.priority = arguments.priority;
+  if (arguments.timeout) request.timeout_us = static_cast<std::uint64_t>(*arguments.timeout * 1e6);
+  if (!arguments.outputs.is_none())
+    request.outputs = arguments.outputs.cast<std::vector<std::string>>();
+  if (!arguments.parameters.is_none()) {
+    for (const auto& [key, value] : arguments.parameters.cast<py::dict>())
+      request.parameters.emplace_back(py::str(key), parameter_of(value));
+  }
+  given.clear();
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t at = 0;
+  while (PyDict_Next(arguments.inputs.ptr(), &at, &key, &value)) {
+    request.inputs.push_back(to_tensor(model, std::string(view_of(key)),
+                                       py::reinterpret_borrow<py::object>(value), given));
+  }
+}
+
+std::optional<double> seconds_of(PyObject* timeout) {
+  if (timeout == Py_None) return std::nullopt;
+  const double seconds = PyFloat_AsDouble(timeout);
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return seconds;
+}
+
+// Waits for the answer. A signal's exception ends it and cancels the request.
+void wait_for(Call& call, const Deadline& deadline) {
+  while (true) {
+    bool answered = false;
+    {
+      py::gil_scoped_release released;
+      const auto slice = Clock::now() + kSignalSlice;
+      answered = call.wait(deadline && *deadline < slice ? *deadline : slice);
+    }
+    if (answered) return;
+    if (PyErr_CheckSignals() != 0) {
+      call.cancel(ErrorCode::Cancelled, "the caller was interrupted");
+      throw py::error_already_set();
+    }
+    if (!passed(deadline)) continue;
+    py::gil_scoped_release released;
+    call.cancel(ErrorCode::DeadlineExceeded,
+                "no answer within the request's timeout; it was cancelled");
+    return;
+  }
+}
+
+constexpr const char* kModel = "tensorferry.model";
+constexpr Py_ssize_t kArguments = 6;
+
+py::object infer(Model& model, PyObject* const* args) {
+  RoomLease room;
+  py::object inputs = py::reinterpret_borrow<py::object>(args[0]);
+  if (!PyDict_Check(inputs.ptr())) inputs = py::dict(inputs);
+  RequestArguments arguments{inputs,
+                             args[1],
+                             args[2],
+                             view_of(args[3]),
+                             PyLong_AsUnsignedLongLong(args[4]),
+                             seconds_of(args[5])};
+  if (PyErr_Occurred()) throw py::error_already_set();
+  Deadline deadline;
+  if (arguments.timeout) deadline = Clock::now() + to_duration(*arguments.timeout);
+  fill(model, room->request, room->given, arguments);
+  Call call = submit_request(model, room->request);
+  wait_for(call, deadline);
+  auto taken = call.take(room->response);
+  if (!taken) raise(taken.error());
+  return to_python(room->response);
+}
+
+PyObject* infer_builtin(PyObject* capsule, PyObject* const* args, Py_ssize_t count) {
+  if (count != kArguments) {
+    PyErr_SetString(PyExc_TypeError, "infer takes six arguments");
+    return nullptr;
+  }
+  try {
+    return infer(*static_cast<Model*>(PyCapsule_GetPointer(capsule, kModel)), args).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef infer_definition = {
+    "infer", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(infer_builtin)),
+    METH_FASTCALL, "infer(inputs, outputs, parameters, request_id, priority, timeout) -> Response"};
+
+}  // namespace
+
+void fill_request(Model& model, Request& request, const RequestArguments& arguments) {
+  std::vector<const void*> given;
+  fill(model, request, given, arguments);
+}
+
+Call submit_request(Model& model, Request& request) {
+  Result<Call> call;
+  {
+    py::gil_scoped_release released;
+    call = model.submit(std::move(request));
+  }
+  return value_of(std::move(call));
+}
+
+bool PyCall::wait(std::optional<double> timeout) {
+  py::gil_scoped_release released;
+  return call_.wait(timeout ? Deadline(Clock::now() + to_duration(*timeout)) : Deadline{});
+}
+
+py::object PyCall::take() {
+  Response response;
+  auto taken = call_.take(response);
+  if (!taken) raise(taken.error());
+  return to_python(response);
+}
+
+void PyCall::cancel(const std::string& code, const std::string& why) {
+  py::gil_scoped_release released;
+  call_.cancel(code == "DEADLINE_EXCEEDED" ? ErrorCode::DeadlineExceeded : ErrorCode::Cancelled,
+               why);
+}
+
+py::object infer_function(const Model& model) {
+  auto capsule =
+      py::reinterpret_steal<py::object>(PyCapsule_New(new Model(model), kModel, [](PyObject* one) {
+        delete static_cast<Model*>(PyCapsule_GetPointer(one, kModel));
+      }));
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&infer_definition, capsule.ptr()));
+}
+
+void bind_calls(py::module_& module) {
+  py::class_<PyCall>(module, "Call")
+      .def("wait", &PyCall::wait, py::arg("timeout") = py::none())
+      .def("done", &PyCall::done)
+      .def("take", &PyCall::take)
+      .def("cancel", &PyCall::cancel, py::arg("code"), py::arg("why"));
+}
+
+}  // namespace tensorferry::python
