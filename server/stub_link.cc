@@ -188,7 +188,7 @@ Result<void> StubLink::execute(Batch& batch) {
                      "Stub process '" + options_.instance + "' is not healthy.");
     }
     number = next_number_++;
-    RunningBatch running;
+    RunningBatch running = new_batch();
     running.number = number;
     running.since = std::chrono::steady_clock::now();
     for (auto& execution : batch) {
@@ -205,8 +205,22 @@ Result<void> StubLink::execute(Batch& batch) {
   auto it = std::ranges::find(running_, number, &RunningBatch::number);
   if (it == running_.end()) return {};  // close() has seen to it already
   for (std::size_t slot : it->slots) free_slot(slot);
-  running_.erase(it);
+  forget_batch(it);
   return sent;
+}
+
+StubLink::RunningBatch StubLink::new_batch() {
+  RunningBatch batch;
+  if (spare_slots_.empty()) return batch;
+  batch.slots = std::move(spare_slots_.back());
+  spare_slots_.pop_back();
+  return batch;
+}
+
+void StubLink::forget_batch(std::vector<RunningBatch>::iterator batch) {
+  batch->slots.clear();
+  spare_slots_.push_back(std::move(batch->slots));
+  running_.erase(batch);
 }
 
 void StubLink::free_slot(std::size_t slot) {

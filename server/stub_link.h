@@ -117,6 +117,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   Result<void> on_releases(std::span<const protocol::LeaseRelease> releases);
   Result<void> finish_batch(const protocol::Responses& message);
   std::size_t take_slot();
+  RunningBatch new_batch();
+  void forget_batch(std::vector<RunningBatch>::iterator batch);
   void free_slot(std::size_t slot);
   void release_stub_range(std::uint64_t lease);
   Error in_context(Error error, const std::string& request_id = {}) const;
@@ -140,9 +142,10 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::uint64_t next_number_ = 1;
   std::vector<InFlight> in_flight_;
   std::vector<std::size_t> free_slots_;
-  std::vector<RunningBatch> running_;  // oldest first; vectors reused
-  LeaseBook lent_;                     // of the host arena, to the stub
-  RangeTable out_;                     // of the stub's arena, to callers
+  std::vector<RunningBatch> running_;                  // oldest first
+  std::vector<std::vector<std::size_t>> spare_slots_;  // of batches that ended, for the next
+  LeaseBook lent_;                                     // of the host arena, to the stub
+  RangeTable out_;                                     // of the stub's arena, to callers
   std::size_t stub_arena_bytes_ = 0;
   std::size_t stub_arena_peak_ = 0;
   std::uint64_t failures_logged_ = 0;

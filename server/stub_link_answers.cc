@@ -217,7 +217,7 @@ Result<void> StubLink::finish_batch(const protocol::Responses& message) {
       return std::unexpected(
           violation("it ends batch " + std::to_string(message.batch) + ", which it isn't at"));
     }
-    running_.erase(running_.begin());
+    forget_batch(running_.begin());
     if (!running_.empty()) running_.front().since = std::chrono::steady_clock::now();
   }
   events_.executed(message.execute_ns, message.copied_bytes);

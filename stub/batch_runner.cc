@@ -67,8 +67,8 @@ bool check_answers(PyObject* answers, std::size_t requests) {
   return true;
 }
 
-bool is_wanted(const std::vector<std::string>& wanted, const std::string& name) {
-  return wanted.empty() || std::ranges::find(wanted, name) != wanted.end();
+bool is_wanted(const std::vector<std::string>& wanted, PyObject* name) {
+  return wanted.empty() || std::ranges::find(wanted, to_string(name)) != wanted.end();
 }
 
 ErrorCode code_of(PyObject* triton_error) {
@@ -160,8 +160,7 @@ bool BatchRunner::plan_response(Response& response, PyObject* object,
       raise_model_exception("Output tensor for inference response should not be empty.");
       return false;
     }
-    if (is_wanted(wanted, to_string(as_tensor(tensor)->name)) && !plan_tensor(response, tensor))
-      return false;
+    if (is_wanted(wanted, as_tensor(tensor)->name) && !plan_tensor(response, tensor)) return false;
   }
   return true;
 }
@@ -178,7 +177,8 @@ bool BatchRunner::plan_tensor(Response& response, PyObject* object) {
   Output& output = outputs_[output_count_++];
   output.name = to_string(tensor->name);
   output.dtype = tensor->dtype;
-  output.shape = tensor_shape(tensor);
+  const auto shape = tensor_shape(tensor);
+  output.shape.assign(shape.begin(), shape.end());
   output.place = **place;
   return true;
 }

@@ -64,7 +64,8 @@ PyObject* export_tensor(TensorObject* tensor, const char* name, PyCapsule_Destru
     return nullptr;
   }
   auto exported = std::make_unique<Exported<Managed>>();
-  exported->shape = tensor_shape(tensor);
+  const auto shape = tensor_shape(tensor);
+  exported->shape.assign(shape.begin(), shape.end());
   fill_strides(tensor, exported->strides);
   DLTensor& view = exported->managed.dl_tensor;
   view.data = tensor->array ? static_cast<void*>(numpy::as_array(tensor->array)->data)

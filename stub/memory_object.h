@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,8 +17,8 @@ namespace tensorferry::stub {
 
 // One of: an input of a request, a block of our arena (pb_utils.empty), another library's tensor.
 struct Memory {
-  std::unique_ptr<InputMemory> input;
-  std::unique_ptr<Block> block;
+  std::optional<InputMemory> input;
+  std::optional<Block> block;
   DLManagedTensor* foreign = nullptr;
   DLManagedTensorVersioned* foreign_versioned = nullptr;
 

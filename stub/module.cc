@@ -126,7 +126,7 @@ PyObject* empty(PyObject*, PyObject* args) {
   auto block = without_gil([&] { return state().link->arena().allocate(memory.bytes); });
   if (!block) return raise(block.error());
   memory.data = block->data;
-  memory.block = std::make_unique<Block>(*block);
+  memory.block = *block;
   PyRef object = new_memory(std::move(memory));
   return object ? array_over_memory(object.get()).release() : nullptr;
 }

@@ -150,8 +150,8 @@ PyMethodDef methods[] = {
 
 PyRef input_tensor(InputTensor& input) {
   Memory memory;
-  memory.data = input.memory->data;
-  memory.bytes = input.memory->bytes;
+  memory.data = input.memory.data;
+  memory.bytes = input.memory.bytes;
   memory.dtype = input.dtype;
   memory.shape = std::move(input.shape);
   memory.input = std::move(input.memory);
@@ -207,6 +207,12 @@ PyRef new_request(InboundRequest& request) {
 PyObject* get_input_tensor(PyObject*, PyObject* args, PyObject* keywords) {
   PyObject *request = nullptr, *name = nullptr;
   static const char* names[] = {"inference_request", "name", nullptr};
+  if (!keywords && PyTuple_Size(args) == 2) {
+    request = PyTuple_GetItem(args, 0);
+    name = PyTuple_GetItem(args, 1);
+    if (Py_TYPE(request) == request_type && PyUnicode_Check(name))
+      return find_by_name(as_request(request)->inputs, name);
+  }
   if (!PyArg_ParseTupleAndKeywords(args, keywords, "OU:get_input_tensor_by_name",
                                    const_cast<char**>(names), &request, &name))
     return nullptr;

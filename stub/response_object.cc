@@ -54,8 +54,10 @@ PyRef checked_parameters(PyObject* parameters) {
 PyObject* response_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {
   PyObject *tensors = nullptr, *error = Py_None, *parameters = Py_None;
   static const char* names[] = {"output_tensors", "error", "parameters", nullptr};
-  if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOO:InferenceResponse",
-                                   const_cast<char**>(names), &tensors, &error, &parameters))
+  if (!keywords && PyTuple_Size(args) == 1) {
+    tensors = PyTuple_GetItem(args, 0);
+  } else if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOO:InferenceResponse",
+                                          const_cast<char**>(names), &tensors, &error, &parameters))
     return nullptr;
   PyRef list = tensors ? checked_tensors(tensors) : PyRef(PyList_New(0));
   if (!list) return nullptr;

@@ -185,8 +185,7 @@ Result<void> StubLink::on_execute(const protocol::Execute& message) {
       input.name = tensor.name;
       input.dtype = tensor.dtype;
       input.shape.assign(tensor.shape.begin(), tensor.shape.end());
-      input.memory = std::make_unique<InputMemory>();
-      InputMemory& memory = *input.memory;
+      InputMemory& memory = input.memory;
       memory.bytes = tensor.memory.bytes;
       if (tensor.memory.kind == protocol::MemoryKind::Inline) {
         memory.small.assign(tensor.inline_bytes.begin(), tensor.inline_bytes.end());
@@ -290,7 +289,7 @@ std::optional<Event> StubLink::wait(const Deadline& deadline) {
       std::scoped_lock lock(mutex_);
       if (!events_.empty()) {
         Event event = std::move(events_.front());
-        events_.pop_front();
+        events_.erase(events_.begin());
         return event;
       }
       arrived_.reset();

@@ -35,7 +35,7 @@ struct InputTensor {
   std::string name;
   DType dtype;
   std::vector<std::int64_t> shape;
-  std::unique_ptr<InputMemory> memory;
+  InputMemory memory;
 };
 
 struct InboundParameter {
@@ -115,7 +115,7 @@ class StubLink {
 
   mutable std::mutex mutex_;             // guards what follows
   std::deque<std::uint64_t> cancelled_;  // the last ones
-  std::deque<Event> events_;
+  std::vector<Event> events_;            // oldest first; few, and its memory is reused
   Completion arrived_;
   std::condition_variable segments_changed_;
   std::uint64_t next_request_ = 1;

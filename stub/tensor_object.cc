@@ -161,10 +161,12 @@ PyObject* tensor_array(TensorObject* tensor) {
   return tensor->array;
 }
 
-std::vector<std::int64_t> tensor_shape(const TensorObject* tensor) {
+std::span<const std::int64_t> tensor_shape(const TensorObject* tensor) {
   if (!tensor->array) return memory_of(tensor->memory).shape;
   const numpy::Array* array = numpy::as_array(tensor->array);
-  return {array->shape, array->shape + array->rank};
+  static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
+  return {reinterpret_cast<const std::int64_t*>(array->shape),
+          static_cast<std::size_t>(array->rank)};
 }
 
 }  // namespace tensorferry::stub

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <span>
 
 #include "memory_object.h"
 #include "py.h"
@@ -27,7 +27,7 @@ inline TensorObject* as_tensor(PyObject* object) noexcept {
 PyRef new_tensor(PyRef name, PyRef memory);
 // The array, made at the first call. nullptr with an exception set where NumPy has no such type.
 PyObject* tensor_array(TensorObject* tensor);
-std::vector<std::int64_t> tensor_shape(const TensorObject* tensor);
+std::span<const std::int64_t> tensor_shape(const TensorObject* tensor);
 // False with pb_utils' exception set for an empty name.
 bool check_name(PyObject* name);
 

@@ -154,8 +154,8 @@ const AnswerTypes& answer_types() {
         PyUnicode_InternFromString("_tensors"),
         PyUnicode_InternFromString("_array"),
         PyUnicode_InternFromString("_owner"),
-        PyUnicode_InternFromString("dtype"),
-        PyUnicode_InternFromString("shape")};
+        PyUnicode_InternFromString("_dtype"),
+        PyUnicode_InternFromString("_shape")};
     return made;
   }();
   return *types;
@@ -194,31 +194,21 @@ void set(const py::object& object, PyObject* name, const py::object& value) {
   if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) throw py::error_already_set();
 }
 
-py::object interned_dtype(DType dtype) {
-  return py::reinterpret_steal<py::object>(
-      PyUnicode_InternFromString(std::string(to_string(dtype)).c_str()));
-}
-
-py::tuple shape_tuple(const std::vector<std::int64_t>& shape) {
-  py::tuple tuple(shape.size());
-  for (std::size_t i = 0; i < shape.size(); ++i) tuple[i] = py::int_(shape[i]);
-  return tuple;
-}
-
 py::object to_python(server::Tensor& tensor) {
   const AnswerTypes& types = answer_types();
   auto owned = std::make_unique<Owner>();
   owned->buffer = std::move(tensor.data);
   std::byte* data = owned->buffer.bytes().data();
   py::object owner = to_capsule(std::move(owned));
-  py::object array = py::none();
-  if (!tensor.dtype.is_bytes() && numpy_number(tensor.dtype) >= 0)
-    array = array_over(tensor.dtype, tensor.shape, data, owner);
   py::object object = bare_instance(types.tensor);
-  set(object, types.array, array);
+  if (numpy_number(tensor.dtype) >= 0 && !tensor.dtype.is_bytes()) {
+    set(object, types.array, array_over(tensor.dtype, tensor.shape, data, owner));
+    return object;
+  }
+  set(object, types.array, py::none());
   set(object, types.owner, owner);
-  set(object, types.dtype, interned_dtype(tensor.dtype));
-  set(object, types.shape, shape_tuple(tensor.shape));
+  set(object, types.dtype, py::str(to_string(tensor.dtype)));
+  set(object, types.shape, py::tuple(py::cast(tensor.shape)));
   return object;
 }
 

@@ -20,22 +20,38 @@ class Tensor:
     `from_dlpack` of any framework are views, not copies.
     """
 
-    __slots__ = ("_array", "_owner", "dtype", "shape")
-    # Set by the extension.
+    # Set by the extension: the array alone where NumPy has the dtype, all but the array otherwise.
+    __slots__ = ("_array", "_dtype", "_owner", "_shape")
     _array: NDArray[Any] | None
+    _dtype: str
     _owner: Any
-    dtype: str
-    shape: tuple[int, ...]
+    _shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of it, or "bytes" or "bfloat16"."""
+        try:
+            return self._dtype
+        except AttributeError:
+            return str(self.numpy().dtype.name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents, in elements; () of a scalar."""
+        try:
+            return self._shape
+        except AttributeError:
+            return self.numpy().shape
 
     def numpy(self) -> NDArray[Any]:
         """A view of the memory; for ``bytes`` tensors an object array, decoded once."""
         if self._array is None:
             encoded = _server.owner_bytes(self._owner)
-            self._array = _decode(encoded, self.shape) if self.dtype == "bytes" else _bfloat16(encoded, self.shape)
+            self._array = _decode(encoded, self._shape) if self._dtype == "bytes" else _bfloat16(encoded, self._shape)
         return self._array
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        array = self.numpy()
+        array = self._array if self._array is not None else self.numpy()
         if dtype is not None and array.dtype != np.dtype(dtype):
             if copy is False:
                 raise ValueError(f"a {self.dtype} tensor is not {np.dtype(dtype)} without a copy")
@@ -81,15 +97,15 @@ def _bfloat16(encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def give(answer: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
-    """Offers an answer, or an array over the whole of one, to the next `infer` that takes it as an input, and returns it.
+    """Gives an answer, or an array over the whole of one, to the next `infer` that takes it as an input; returns it.
 
-    As with an array from `Model.empty`, that `infer` then moves it where the memory allows (an input that the same model passed
-    through; anything else is copied once), it turns read-only, and giving it again is an error.
+    As with an array from `Model.empty`, that `infer` moves it where the memory allows (an input that the same model passed
+    through; anything else is copied once). The array turns read-only, and giving it again is an error.
 
     Raises:
         TypeError: it is no answer of tensorferry.
     """
-    memory = answer._owner if isinstance(answer, Tensor) else answer
+    memory = answer.numpy() if isinstance(answer, Tensor) else answer
     if not _server.offer(memory):
         raise TypeError("give() takes a tensor of a response, or an array over the whole of one")
     return answer

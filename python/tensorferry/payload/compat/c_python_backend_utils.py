@@ -85,6 +85,9 @@ def _parameters(parameters):
     return json.dumps(parameters)
 
 
+_ANYWHERE, _NO_TRACE = PreferredMemory(-1), InferenceTrace()
+
+
 def _request_arguments(
     request_id="",
     correlation_id=0,
@@ -94,8 +97,8 @@ def _request_arguments(
     model_version=-1,
     flags=0,
     timeout=0,
-    preferred_memory=PreferredMemory(-1),
-    trace=InferenceTrace(),
+    preferred_memory=_ANYWHERE,
+    trace=_NO_TRACE,
     parameters=None,
 ):
     """InferenceRequest's arguments, checked: (inputs, flags, (id, correlation, outputs, timeout, parameters, ...))."""
