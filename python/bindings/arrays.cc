@@ -164,6 +164,8 @@ const AnswerTypes& answer_types() {
 std::optional<DType> dtype_of(const py::array& array) {
   const py::dtype dtype = array.dtype();
   if (dtype.byteorder() == '>') return std::nullopt;
+  constexpr int kFirstUserType = 256;  // NumPy's numbers for types of others, ml_dtypes' among them
+  if (dtype.num() >= kFirstUserType && std::string(py::str(dtype)) == "bfloat16") return kBfloat16;
   return dtype_from_numpy_number(dtype.num());
 }
 
