@@ -2,9 +2,28 @@
 
 namespace tensorferry::server {
 
+Tensor& SpareTensors::append_to(std::vector<Tensor>& tensors) {
+  if (spare_.empty()) return tensors.emplace_back();
+  tensors.push_back(std::move(spare_.back()));
+  spare_.pop_back();
+  return tensors.back();
+}
+
+void SpareTensors::take_from(std::vector<Tensor>& tensors) noexcept {
+  constexpr std::size_t kMost = 64;
+  for (Tensor& tensor : tensors) {
+    if (spare_.size() == kMost) break;
+    tensor.name.clear();
+    tensor.shape.clear();
+    tensor.data = {};
+    spare_.push_back(std::move(tensor));
+  }
+  tensors.clear();
+}
+
 void Request::clear() noexcept {
   id.clear();
-  inputs.clear();
+  spare_.take_from(inputs);
   outputs.clear();
   parameters.clear();
   correlation_id = 0;
@@ -22,7 +41,7 @@ const Tensor* Response::find(std::string_view name) const noexcept {
 }
 
 void Response::clear() noexcept {
-  outputs.clear();
+  spare_.take_from(outputs);
   parameters.clear();
 }
 

@@ -70,7 +70,9 @@ Result<void> StubLink::on_responses(const protocol::Responses& message) {
   for (const protocol::ResponseRecord& record : message.responses) {
     if (auto done = on_response(message, record); !done) return done;
   }
-  if (auto done = on_releases(message.releases); !done) return done;
+  if (!message.releases.empty()) {
+    if (auto done = on_releases(message.releases); !done) return done;
+  }
   return message.batch_done ? finish_batch(message) : Result<void>{};
 }
 
@@ -102,7 +104,7 @@ Result<void> StubLink::on_response(const protocol::Responses& message,
     for (const protocol::TensorRecord& tensor : record.outputs) {
       auto data = take_memory(message, tensor);
       if (!data) return std::unexpected(data.error());
-      Tensor& output = response.outputs.emplace_back();
+      Tensor& output = response.add_output();
       output.name = tensor.name;
       output.dtype = tensor.dtype;
       output.shape.assign(tensor.shape.begin(), tensor.shape.end());

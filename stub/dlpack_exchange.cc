@@ -82,7 +82,7 @@ PyObject* export_tensor(TensorObject* tensor, const char* name, PyCapsule_Destru
   if (!capsule) return nullptr;
   exported->tensor = reinterpret_cast<PyObject*>(tensor);
   Py_INCREF(exported->tensor);
-  exported.release();
+  (void)exported.release();
   return capsule;
 }
 

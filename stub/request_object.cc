@@ -19,12 +19,12 @@ struct RequestObject {
 };
 
 // What a model-made request keeps, in the order of `made`.
-enum Made : Py_ssize_t { kId, kCorrelation, kOutputs, kTimeout, kParameters };
+enum class Made : Py_ssize_t { Id, Correlation, Outputs, Timeout, Parameters };
 
 RequestObject* as_request(PyObject* object) { return reinterpret_cast<RequestObject*>(object); }
 
 PyObject* made_item(PyObject* self, Made which) {
-  PyObject* item = PyTuple_GetItem(as_request(self)->made, which);
+  PyObject* item = PyTuple_GetItem(as_request(self)->made, static_cast<Py_ssize_t>(which));
   Py_XINCREF(item);
   return item;
 }
@@ -63,12 +63,12 @@ void request_dealloc(PyObject* object) {
 PyObject* inputs(PyObject* self, PyObject*) { return PySequence_List(as_request(self)->inputs); }
 
 PyObject* request_id(PyObject* self, PyObject*) {
-  if (as_request(self)->made) return made_item(self, kId);
+  if (as_request(self)->made) return made_item(self, Made::Id);
   return text(as_request(self)->inbound.id).release();
 }
 
 PyObject* correlation_id(PyObject* self, PyObject*) {
-  if (as_request(self)->made) return made_item(self, kCorrelation);
+  if (as_request(self)->made) return made_item(self, Made::Correlation);
   const InboundRequest& request = as_request(self)->inbound;
   if (!request.correlation_text.empty()) return text(request.correlation_text).release();
   return PyLong_FromUnsignedLongLong(request.correlation);
@@ -76,7 +76,7 @@ PyObject* correlation_id(PyObject* self, PyObject*) {
 
 PyObject* requested_output_names(PyObject* self, PyObject*) {
   if (as_request(self)->made) {
-    PyRef names(made_item(self, kOutputs));
+    PyRef names(made_item(self, Made::Outputs));
     return names ? PySet_New(names.get()) : nullptr;
   }
   PyRef names(PySet_New(nullptr));
@@ -99,7 +99,7 @@ PyObject* set_flags(PyObject* self, PyObject* value) {
 }
 
 PyObject* timeout(PyObject* self, PyObject*) {
-  if (as_request(self)->made) return made_item(self, kTimeout);
+  if (as_request(self)->made) return made_item(self, Made::Timeout);
   return PyLong_FromUnsignedLongLong(as_request(self)->inbound.timeout_us);
 }
 
@@ -118,7 +118,7 @@ PyRef parameter_value(const InboundParameter& parameter) {
 }
 
 PyObject* parameters(PyObject* self, PyObject*) {
-  if (as_request(self)->made) return made_item(self, kParameters);
+  if (as_request(self)->made) return made_item(self, Made::Parameters);
   PyRef dict(PyDict_New());
   for (const InboundParameter& parameter : as_request(self)->inbound.parameters) {
     PyRef key = text(parameter.key);
@@ -199,8 +199,7 @@ PyRef new_request(InboundRequest& request) {
   request.inputs.clear();
   RequestObject* made = as_request(object.get());
   made->inputs = list.release();
-  made->inbound = std::move(request);
-  request.outputs = made->inbound.outputs;  // who answers needs them too, and the number
+  made->inbound = request;  // without the inputs; whoever answers needs the rest too
   return object;
 }
 

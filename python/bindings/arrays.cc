@@ -28,7 +28,7 @@ py::object to_capsule(std::unique_ptr<Owner> owner) {
     delete static_cast<Owner*>(PyCapsule_GetPointer(one, kOwner));
   });
   if (!capsule) throw py::error_already_set();
-  owner.release();
+  (void)owner.release();
   return py::reinterpret_steal<py::object>(capsule);
 }
 
@@ -138,7 +138,7 @@ server::Buffer pack(server::Model& model, const py::array& array) {
 struct AnswerTypes {
   PyObject* response;
   PyObject* tensor;
-  PyObject *tensors, *array, *owner, *dtype, *shape;
+  PyObject *array, *owner, *dtype, *shape;
 };
 
 const AnswerTypes& answer_types() {
@@ -151,7 +151,6 @@ const AnswerTypes& answer_types() {
             .release()
             .ptr(),
         py::module_::import("tensorferry.tensor").attr("Tensor").cast<py::object>().release().ptr(),
-        PyUnicode_InternFromString("_tensors"),
         PyUnicode_InternFromString("_array"),
         PyUnicode_InternFromString("_owner"),
         PyUnicode_InternFromString("_dtype"),
@@ -249,44 +248,43 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
   return array_over(*known, shape, data, to_capsule(std::move(owner)));
 }
 
-server::Tensor to_tensor(server::Model& model, std::string name, const py::object& value,
-                         std::vector<const void*>& given_here) {
+void to_tensor(server::Model& model, std::string_view name, const py::object& value,
+               std::vector<const void*>& given_here, server::Tensor& tensor) {
   py::array array = as_array(value);
-  server::Tensor tensor;
+  tensor.name = name;
   tensor.shape.assign(array.shape(), array.shape() + array.ndim());
   const char kind = array.dtype().kind();
   if (kind == 'O' || kind == 'S' || kind == 'U') {
     tensor.dtype = kBytes;
     tensor.data = encode_strings(model, array);
-    tensor.name = std::move(name);
-    return tensor;
+    return;
   }
   auto dtype = dtype_of(array);
   if (!dtype)
-    wrong(model, name,
+    wrong(model, tensor.name,
           "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross");
   tensor.dtype = *dtype;
   Owner* owner = owner_of(array);
   if (owner && may_take(*owner, array) &&
       std::ranges::find(given_here, array.data()) == given_here.end()) {
-    tensor.data = give(model, name, *owner, array);
+    tensor.data = give(model, tensor.name, *owner, array);
     given_here.push_back(array.data());
   } else if (array.flags() & py::array::c_style) {
     tensor.data = copy_in(model, array);
   } else {
     tensor.data = pack(model, array);
   }
-  tensor.name = std::move(name);
-  return tensor;
 }
 
 py::object to_python(server::Response& response) {
-  const AnswerTypes& types = answer_types();
-  py::dict tensors;
-  for (server::Tensor& tensor : response.outputs) tensors[py::str(tensor.name)] = to_python(tensor);
-  py::object object = bare_instance(types.response);
-  set(object, types.tensors, tensors);
-  return object;
+  auto result =
+      py::reinterpret_steal<py::object>(PyObject_CallObject(answer_types().response, nullptr));
+  if (!result) throw py::error_already_set();
+  for (server::Tensor& tensor : response.outputs) {
+    if (PyDict_SetItem(result.ptr(), py::str(tensor.name).ptr(), to_python(tensor).ptr()) != 0)
+      throw py::error_already_set();
+  }
+  return result;
 }
 
 }  // namespace tensorferry::python

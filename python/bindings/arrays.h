@@ -6,7 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <tensorferry/server/model.h>
 
-#include <string>
+#include <string_view>
 #include <vector>
 
 namespace tensorferry::python {
@@ -23,8 +23,8 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
 // An input: an array of ours is given (moved), any other is copied once. `given_here`: the memory
 // that this request was given so far; the same array once more is copied. Raises what the caller
 // did wrong.
-server::Tensor to_tensor(server::Model& model, std::string name, const py::object& value,
-                         std::vector<const void*>& given_here);
+void to_tensor(server::Model& model, std::string_view name, const py::object& value,
+               std::vector<const void*>& given_here, server::Tensor& tensor);
 
 // A tensorferry.server.Response with its tensors.
 py::object to_python(server::Response& response);

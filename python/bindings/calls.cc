@@ -79,8 +79,8 @@ void fill(Model& model, Request& request, std::vector<const void*>& given,
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t at = 0;
   while (PyDict_Next(arguments.inputs.ptr(), &at, &key, &value)) {
-    request.inputs.push_back(to_tensor(model, std::string(view_of(key)),
-                                       py::reinterpret_borrow<py::object>(value), given));
+    to_tensor(model, view_of(key), py::reinterpret_borrow<py::object>(value), given,
+              request.add_input());
   }
 }
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,23 +24,13 @@ _PAYLOAD = Path(__file__).absolute().parent / "payload"
 _SLICE = 0.2
 
 
-class Response(Mapping[str, Tensor]):
-    """Output names to tensors. Each tensor is the receiver's own."""
+class Response(dict[str, Tensor]):
+    """Output names to tensors, in the model's order. Each tensor is the receiver's own."""
 
-    __slots__ = ("_tensors",)
-    _tensors: dict[str, Tensor]  # set by the extension
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"Response({', '.join(f'{name}: {tensor!r}' for name, tensor in self._tensors.items())})"
+        return f"Response({', '.join(f'{name}: {tensor!r}' for name, tensor in self.items())})"
 
 
 class Future:

@@ -10,6 +10,8 @@
 #include <mutex>
 #include <thread>
 
+#include "heap_count.h"
+
 namespace tensorferry::server {
 namespace {
 
@@ -141,6 +143,32 @@ TEST_F(ServerTest, AnInputThatIsPassedThroughIsTheSameMemory) {
   EXPECT_EQ(response.find("OUT")->data.bytes().data(), there);
   EXPECT_EQ(at(response, 0), std::byte{99});
   EXPECT_EQ(server_->statistics().at(0).stub_copied_bytes, 0u);
+}
+
+TEST_F(ServerTest, AWarmSmallRequestAllocatesNothingOnTheServersSide) {
+  if (!kHeapIsCounted) GTEST_SKIP() << "the sanitizer's operator new cannot be replaced";
+  add_model("same", "        return x\n");
+  ASSERT_TRUE(start());
+  Model model = server_->model("same").value();
+  Request one;
+  Response response;
+  auto cross = [&] {
+    one.id = "r1";
+    Tensor& input = one.add_input();
+    input.name = "IN";
+    input.dtype = kUint8;
+    input.shape.assign(1, 4);
+    input.data = Buffer::ordinary(4);
+    ASSERT_TRUE(model.infer(one, response));
+    one.clear();
+  };
+  for (int i = 0; i < 1000; ++i) cross();
+  constexpr int kRequests = 1000;
+  const std::size_t before = heap_allocations();
+  for (int i = 0; i < kRequests; ++i) cross();
+  // std::deque takes a new node every few dozen elements that pass through it.
+  EXPECT_LE(heap_allocations() - before, kRequests / 10);
+  EXPECT_EQ(response.outputs.at(0).data.size(), 4u);
 }
 
 TEST_F(ServerTest, WhatTheModelKeepsIsCopied) {

@@ -77,7 +77,11 @@ TEST(Endpoint, TheSecondEndHasAnArenaToo) {
   EndpointMessage there = next(*pair.first);
   EXPECT_EQ(there.tensors.at(0).bytes()[9], std::byte{3});
   there.tensors.clear();
-  auto again = pair.second->allocate(kLarge).value();  // reads the release first
+  // The release is read by whoever allocates, or by the background thread if it reads just then.
+  auto again = pair.second->allocate(kLarge).value();
+  const Deadline deadline = soon();
+  while (pair.second->statistics().blocks_in_use != 1 && !passed(deadline))
+    std::this_thread::yield();
   EXPECT_EQ(pair.second->statistics().blocks_in_use, 1u);
 }
 

@@ -26,6 +26,16 @@ struct Tensor {
   Buffer data;
 };
 
+// Tensors that were cleared, for the next ones.
+class SpareTensors {
+ public:
+  Tensor& append_to(std::vector<Tensor>& tensors);
+  void take_from(std::vector<Tensor>& tensors) noexcept;
+
+ private:
+  std::vector<Tensor> spare_;
+};
+
 struct Request {
   std::string id;  // the client's name for it; may be empty
   std::vector<Tensor> inputs;
@@ -38,7 +48,13 @@ struct Request {
   std::uint64_t timeout_us =
       0;  // what the model reads as request.timeout(); limits nothing by itself
 
+  // Appends a tensor: one that clear() kept, empty but for the memory of its name and shape, or a
+  // new one.
+  Tensor& add_input() { return spare_.append_to(inputs); }
   void clear() noexcept;
+
+ private:
+  SpareTensors spare_;
 };
 
 struct Response {
@@ -46,7 +62,11 @@ struct Response {
   Parameters parameters;
 
   const Tensor* find(std::string_view name) const noexcept;
+  Tensor& add_output() { return spare_.append_to(outputs); }
   void clear() noexcept;
+
+ private:
+  SpareTensors spare_;
 };
 
 }  // namespace tensorferry::server

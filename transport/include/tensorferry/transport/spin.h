@@ -21,6 +21,8 @@ inline void cpu_pause() noexcept {
 }
 
 class AdaptiveSpin {
+  using Duration = std::chrono::steady_clock::duration;
+
  public:
   // Returns true as soon as ready() does, false when the budget is used up: then sleep, and call
   // woke().
@@ -29,23 +31,27 @@ class AdaptiveSpin {
     if (ready()) return true;
     for (int i = 0; i < pauses_; ++i) {
       cpu_pause();
+      if (ready()) return true;
+    }
+    // We share a CPU, as it seems: then the clock is looked at now and then only.
+    if (pauses_ == 1 && ++in_vain_ % kLearnEvery != 0) {
+      ::sched_yield();
+      if (ready()) return true;
+    }
+    begin_ = std::chrono::steady_clock::now();
+    bool switched = false;
+    for (auto now = begin_; now - begin_ <= budget_;) {
+      ::sched_yield();
+      const auto back = std::chrono::steady_clock::now();
+      switched |= back - now > kSwitch;
+      now = back;
       if (!ready()) continue;
-      pauses_ = kPauses;
+      budget_ = std::min(kLargest, 2 * (now - begin_) + kSmallest);
+      learn(switched);
       return true;
     }
-    // The peer shares our CPU, or takes longer than pausing is good for.
-    pauses_ = std::max(1, pauses_ / 2);
-    ::sched_yield();  // mostly enough when we share a CPU, and cheaper than to look at the clock
-    if (ready()) return true;
-    begin_ = std::chrono::steady_clock::now();
-    for (;;) {
-      if (ready()) {
-        budget_ = std::min(kLargest, 2 * (std::chrono::steady_clock::now() - begin_) + kSmallest);
-        return true;
-      }
-      if (std::chrono::steady_clock::now() - begin_ > budget_) return false;
-      ::sched_yield();
-    }
+    learn(true);
+    return false;
   }
 
   // After the sleep: would spinning longer have met what came? Then do, the next time; else spin
@@ -56,11 +62,21 @@ class AdaptiveSpin {
   }
 
  private:
-  using Duration = std::chrono::steady_clock::duration;
-  static constexpr int kPauses = 24;
+  // Tells two cases apart. Yields that came back at once, and the answer is there: the peer has a
+  // CPU of its own, and pausing longer saves the system calls. One that let somebody else run, or
+  // no answer at all: pausing only keeps the peer from our CPU.
+  void learn(bool pausing_is_vain) noexcept {
+    pauses_ = pausing_is_vain ? std::max(1, pauses_ / 2) : std::min(kMostPauses, 2 * pauses_);
+  }
+
+  static constexpr int kFirstPauses = 24;
+  static constexpr int kMostPauses = 192;  // some 10 us
+  static constexpr Duration kSwitch = std::chrono::nanoseconds(1500);
   static constexpr Duration kSmallest = std::chrono::microseconds(5);
   static constexpr Duration kLargest = std::chrono::microseconds(100);
-  int pauses_ = kPauses;
+  static constexpr unsigned kLearnEvery = 16;
+  int pauses_ = kFirstPauses;
+  unsigned in_vain_ = 0;
   Duration budget_ = std::chrono::microseconds(50);
   std::chrono::steady_clock::time_point begin_;
 };
