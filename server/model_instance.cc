@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <fstream>
 
 namespace tensorferry::server {
@@ -77,6 +78,7 @@ bool ModelInstance::sleep_unless_stopped(std::chrono::milliseconds time) {
 }
 
 void ModelInstance::supervise() {
+  if (!stop_) return report_first(system_failure("eventfd for instance '" + name() + "'", EMFILE));
   while (!stopping_) {
     auto born = std::chrono::steady_clock::now();
     bool stopped = live_once();

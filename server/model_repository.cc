@@ -1,7 +1,9 @@
 #include "model_repository.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 
@@ -78,10 +80,13 @@ Result<std::string> read_config(const fs::path& path, const std::string& model) 
                          "'" + path.string() + "' has " + std::to_string(bytes) +
                              " bytes: more than a config can have");
   }
+  errno = 0;
   std::ifstream file(path, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file)
-    return model_failure(ErrorCode::System, model, "'" + path.string() + "' can't be read");
+  if (!file) {
+    return model_failure(ErrorCode::System, model,
+                         "'" + path.string() + "' can't be read: " + std::strerror(errno));
+  }
   return text;
 }
 

@@ -3,7 +3,11 @@
 
 #include <tensorferry/transport/version.h>
 
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <map>
 
 #include "stub_lease.h"
@@ -51,6 +55,7 @@ StubLink::StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
       host_(std::move(host)),
       events_(events),
       logger_(std::move(logger)),
+      ended_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       lent_(host_->arena()) {}
 
 Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options,
@@ -67,6 +72,7 @@ Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options,
 }
 
 Result<void> StubLink::start() {
+  if (!ended_) return system_failure("eventfd for a stub", errno);
   auto ring = segments_->create(channel_bytes(options_.ring_capacity));
   if (!ring) return std::unexpected(ring.error());
   Channel::Options channel;
@@ -94,7 +100,11 @@ Result<void> StubLink::start() {
   if (auto sent = socket_->send(welcome, (*ring)->fd(), patience()); !sent) return sent;
   fork_registration_ = register_fork_participant(*this);
   host_->subscribe(*this);
-  background_ = std::thread([this] { channel_->inbox().serve_background(); });
+  background_ = std::thread([this] {
+    channel_->inbox().serve_background();
+    std::uint64_t one = 1;
+    (void)!::write(ended_.get(), &one, sizeof one);
+  });
   return {};
 }
 

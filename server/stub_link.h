@@ -66,6 +66,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   void close(const Error& why);
   // True once the inbox found the stub's messages invalid: whoever supervises it must kill it.
   bool broken() const noexcept { return channel_->inbox().stopped(); }
+  // Becomes readable then.
+  int ended_fd() const noexcept { return ended_.get(); }
   Error why_broken() const { return channel_->inbox().error(); }
 
   std::size_t batches_inside() const;
@@ -133,6 +135,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   InstanceEvents& events_;
   const std::shared_ptr<Logger> logger_;
   std::unique_ptr<Channel> channel_;
+  UniqueFd ended_;  // an eventfd
   std::thread background_;
 
   SegmentMap stub_segments_;

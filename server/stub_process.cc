@@ -72,6 +72,8 @@ void set_up(SpawnSetup& setup, int control, int out, int err) {
   posix_spawn_file_actions_adddup2(&setup.actions, out, STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&setup.actions, err, STDERR_FILENO);
   posix_spawn_file_actions_adddup2(&setup.actions, control, kControlFd);
+  // Whatever else the host has open without close-on-exec is no business of a model's.
+  posix_spawn_file_actions_addclosefrom_np(&setup.actions, kControlFd + 1);
   // A group of its own: a terminal's Ctrl-C is the server's business, and killing the group takes
   // along whatever the model started. Signals as a fresh program expects them.
   posix_spawnattr_setpgroup(&setup.attributes, 0);

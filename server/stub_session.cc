@@ -101,11 +101,12 @@ Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch) {
 }
 
 Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stoppable) {
-  std::array<pollfd, 5> fds{{{process_.pidfd(), POLLIN, 0},
+  std::array<pollfd, 6> fds{{{process_.pidfd(), POLLIN, 0},
                              {control_open_ ? socket_->fd() : -1, POLLIN, 0},
                              {stoppable ? stop_fd_ : -1, POLLIN, 0},
                              {stdout_open_ ? process_.stdout_fd() : -1, POLLIN, 0},
-                             {stderr_open_ ? process_.stderr_fd() : -1, POLLIN, 0}}};
+                             {stderr_open_ ? process_.stderr_fd() : -1, POLLIN, 0},
+                             {link_ ? link_->ended_fd() : -1, POLLIN, 0}}};
   int count = ::poll(fds.data(), fds.size(), poll_timeout(deadline));
   if (count < 0 && errno != EINTR)
     return std::unexpected(ended(std::string("poll: ") + std::strerror(errno)));
@@ -278,7 +279,10 @@ void StubSession::finish(const Deadline& deadline) {
   }
   if (auto sent = socket_->send(protocol::Finalize{}, -1, deadline); sent) {
     auto reply = ask(protocol::ControlKind::Finalize, deadline, false);
-    if (!alive_) return;
+    if (!alive_) {
+      if (!reply) logger_->error(options_.instance, reply.error().message);
+      return;
+    }
     if (!reply && reply.error().code != ErrorCode::DeadlineExceeded) {
       logger_->info(options_.instance, "Cannot finalize the model: " + reply.error().message);
     }

@@ -25,9 +25,7 @@ def _main():
 
     payload = os.path.dirname(os.path.abspath(__file__))
     control = int(sys.argv[1])
-    # A terminal's Ctrl-C and a TERM to the group are the server's business: it drains first, then says Finalize.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _leave_signals_to_the_server(signal, os)
     faulthandler.enable()
     # Sent by the server when execute() runs too long.
     faulthandler.register(signal.SIGRTMAX - 2, all_threads=True, chain=False)
@@ -36,39 +34,39 @@ def _main():
     sys.argv[:] = [""]
     sys.path[0] = ""
     sys.path.insert(1, os.path.join(payload, "compat"))
-    extension = _load_extension(payload)
-    sys.modules["_ferry_stub"] = extension
-    runner = _load_file("_ferry_runner", os.path.join(payload, "runner.py"))
-    runner.run(control)
+    try:
+        import _ferry_stub  # noqa: F401
+    except ImportError as error:
+        _refuse(error)
+    _load_file("_ferry_runner", os.path.join(payload, "runner.py")).run(control)
 
 
-def _load_extension(payload):
-    import importlib.machinery
-    import os
-    import sysconfig
+def _leave_signals_to_the_server(signal, os):
+    """A terminal's Ctrl-C and a TERM to the group are the server's business: it drains first, then says Finalize.
 
-    tagged = "_ferry_stub" + (sysconfig.get_config_var("EXT_SUFFIX") or "")
-    names = [tagged, "_ferry_stub.abi3.so"]
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        names = [tagged]  # an abi3 extension would be found there, and die with a SystemError
-    for name in names:
-        path = os.path.join(payload, name)
-        if os.path.exists(path):
-            return _load_file("_ferry_stub", path, importlib.machinery.ExtensionFileLoader)
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        _refuse("this is a free-threaded CPython, and the payload has no extension for it (%s)" % tagged)
-    return _refuse("the payload '%s' has no _ferry_stub.abi3.so: it is not installed completely" % payload)
+    A handler and not SIG_IGN, which children would inherit through exec too: multiprocessing ends its workers by SIGTERM.
+    """
+
+    def ignore(number, frame):
+        pass
+
+    defaults = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def in_a_forked_child():
+        for number, default in defaults.items():
+            if signal.getsignal(number) is ignore:
+                signal.signal(number, default)
+
+    os.register_at_fork(after_in_child=in_a_forked_child)
 
 
-def _load_file(name, path, loader_type=None):
-    import importlib.machinery
+def _load_file(name, path):
     import importlib.util
 
-    loader = (loader_type or importlib.machinery.SourceFileLoader)(name, path)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 
