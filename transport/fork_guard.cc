@@ -49,7 +49,9 @@ void merge(std::vector<ForkParticipant::Mapping>& mappings) {
 void before_fork() {
   Registry& all = registry();
   all.mutex.lock();
-  for (ForkParticipant* each : all.participants) each->before_fork();
+  // Who came later may use who came before, and takes its locks in that order: so do we.
+  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it)
+    (*it)->before_fork();
   all.mappings.clear();
   for (ForkParticipant* each : all.participants) each->collect(all.mappings);
   merge(all.mappings);
@@ -72,8 +74,7 @@ void after_fork_parent() {
     }
   }
   close_end(all.done[0]);
-  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it)
-    (*it)->after_fork_parent();
+  for (ForkParticipant* each : all.participants) each->after_fork_parent();
   all.mutex.unlock();
 }
 
@@ -111,8 +112,7 @@ void after_fork_child() {
   if (all.pipe_error != 0) give_up("pipe", all.pipe_error);
   for (const auto& mapping : all.mappings) make_private(mapping);
   close_end(all.done[1]);
-  for (auto it = all.participants.rbegin(); it != all.participants.rend(); ++it)
-    (*it)->after_fork_child();
+  for (ForkParticipant* each : all.participants) each->after_fork_child();
   all.mutex.unlock();
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -246,6 +247,34 @@ TEST(ForkGuard, ForksOfAProcessWithBusyThreadsNeverHang) {
   for (int i = 0; i < 30; ++i) {
     const pid_t child = ::fork();
     if (child == 0) ::_exit(all_are(data, 100'000, 3) && one.arena.allocate(10'000) ? 0 : 1);
+    EXPECT_EQ(exit_code(child), 0);
+  }
+  stop = true;
+}
+
+// A thread that holds the later one's lock takes the earlier one's too, as a stub's link does with
+// its model's arena.
+TEST(ForkGuard, LocksThatAreTakenInOrderAreNoDeadlock) {
+  Guarded earlier;
+  struct Later final : ForkParticipant {
+    void before_fork() noexcept override { mutex.lock(); }
+    void collect(std::vector<Mapping>&) override {}
+    void after_fork_parent() noexcept override { mutex.unlock(); }
+    void after_fork_child() noexcept override { mutex.unlock(); }
+    std::mutex mutex;
+    std::shared_ptr<void> registration = register_fork_participant(*this);
+  } later;
+  std::atomic<bool> stop{false};
+  std::jthread busy([&] {
+    while (!stop) {
+      std::scoped_lock lock(later.mutex);
+      auto block = earlier.arena.allocate(5000);
+      if (block) earlier.arena.release(block->id);
+    }
+  });
+  for (int i = 0; i < 200; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(0);
     EXPECT_EQ(exit_code(child), 0);
   }
   stop = true;

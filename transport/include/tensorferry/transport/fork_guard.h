@@ -22,8 +22,9 @@ namespace tensorferry {
 class ForkParticipant {
  public:
   virtual ~ForkParticipant() = default;
-  // Before the fork, in the forking thread: take locks so that books are consistent. No allocation
-  // after this.
+  // Before the fork, in the forking thread: take locks so that books are consistent. Those that
+  // registered last are asked first: one may hold its lock while it takes that of an earlier one,
+  // never the other way round.
   virtual void before_fork() noexcept = 0;
   // The ranges in use in `segment`-like mappings: mapping base, fd, whole size and the live ranges
   // in it.
