@@ -19,6 +19,7 @@ void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
 void CallState::recycle() {
   request_.clear();
   response_.clear();
+  late_.clear();
   on_done_ = {};
   scheduler_.reset();
   std::scoped_lock lock(mutex_);
@@ -39,12 +40,11 @@ void CallState::respond(const Error* error, bool empty, bool final) noexcept {
   finish(error);
 }
 
-void CallState::finish(const Error* error) noexcept {
-  if (finished_.exchange(true, std::memory_order_acq_rel)) return;
-  if (error) {
-    error_ = *error;
-    response_.clear();
-  }
+// May be called by several threads at once: whoever reads the ring, a supervisor, the caller. None
+// of them touches response_ here, since another may be writing it.
+bool CallState::finish(const Error* error) noexcept {
+  if (finished_.exchange(true, std::memory_order_acq_rel)) return false;
+  if (error) error_ = *error;
   auto took = std::chrono::steady_clock::now() - submitted_;
   scheduler_->count_finished(error ? std::optional(error->code) : std::nullopt, took);
   // After the signal the waiting thread may reuse this object, so the callback and the lock come
@@ -58,9 +58,18 @@ void CallState::finish(const Error* error) noexcept {
   }
   assigned_.notify_one();
   if (on_done) on_done();
+  return true;
 }
 
 bool CallState::wait(const Deadline& deadline) {
+  expects(!waiting_.exchange(true, std::memory_order_acq_rel),
+          "one thread at a time waits for a call");
+  const bool answered = wait_alone(deadline);
+  waiting_.store(false, std::memory_order_release);
+  return answered;
+}
+
+bool CallState::wait_alone(const Deadline& deadline) {
   while (!completion_.done()) {
     std::shared_ptr<StubLink> link;
     {
@@ -77,7 +86,8 @@ bool CallState::wait(const Deadline& deadline) {
     WaitStatus status = link->inbox().wait(completion_, deadline);
     if (status == WaitStatus::TimedOut) return completion_.done();
     if (status == WaitStatus::Failed) {
-      // The stub is gone: its supervisor fails or requeues this call in a moment.
+      // The stub is gone or lies: its supervisor fails or requeues this call in a moment.
+      link->wake_supervisor();
       std::unique_lock lock(mutex_);
       auto moved = [&] { return link_ != link || completion_.done(); };
       if (!deadline) {
@@ -98,29 +108,18 @@ Result<void> CallState::take(Response& response) {
 }
 
 void CallState::cancel(ErrorCode code, std::string why) {
+  if (done()) return;
+  auto self = shared_from_this();
   std::shared_ptr<StubLink> link;
   {
     std::scoped_lock lock(mutex_);
     link = link_;
   }
-  Error error{code, std::move(why), {scheduler_->model_name(), {}, request_.id}};
+  const Error error{code, std::move(why), {scheduler_->model_name(), {}, request_.id}};
   scheduler_->forget(*this);
-  auto self = shared_from_this();
-  // The stub may still write a response: response_ is its, and error_ decides what the caller sees.
-  if (finished_.exchange(true, std::memory_order_acq_rel)) return;
-  error_ = std::move(error);
-  scheduler_->count_finished(code, std::chrono::steady_clock::now() - submitted_);
-  std::function<void()> on_done = std::move(on_done_);
-  {
-    std::scoped_lock lock(mutex_);
-    completion_.signal();
-  }
-  assigned_.notify_one();
-  if (link) {
-    link->inbox().interrupt();
-    link->cancel(*this);
-  }
-  if (on_done) on_done();
+  if (!finish(&error) || !link) return;
+  link->inbox().interrupt();  // the thread that waits for it may be reading
+  link->cancel(*this);
 }
 
 }  // namespace tensorferry::server

@@ -26,12 +26,22 @@ class CallState final : public Execution, public std::enable_shared_from_this<Ca
   // New or reused: nobody else may hold it.
   void prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
                std::function<void()> on_done);
-  // Makes a finished one ready to be pooled: lets go of everything but memory.
+  // One that could not be queued: what prepare() took.
+  void give_back(Request& request, std::function<void()>& on_done) noexcept {
+    std::swap(request_, request);
+    on_done = std::move(on_done_);
+  }
+  // Makes a finished one ready to be pooled: lets go of everything but memory. Nobody else may hold
+  // it: whoever still does (a stub that was never asked to stop, a batch on its way) may read the
+  // request and write a response.
   void recycle();
 
   // Any thread.
   const Request& request() const noexcept override { return request_; }
-  Response& response() noexcept override { return response_; }
+  // What comes after the outcome is decided goes where no caller looks.
+  Response& response() noexcept override {
+    return finished_.load(std::memory_order_acquire) ? late_ : response_;
+  }
   void respond(const Error* error, bool empty, bool final) noexcept override;
   void fail(const Error& error) noexcept { respond(&error, false, true); }
   bool done() const noexcept { return completion_.done(); }
@@ -48,14 +58,18 @@ class CallState final : public Execution, public std::enable_shared_from_this<Ca
   std::chrono::steady_clock::time_point submitted() const noexcept { return submitted_; }
 
  private:
-  void finish(const Error* error) noexcept;
+  bool wait_alone(const Deadline& deadline);
+  // False when the outcome was decided before.
+  bool finish(const Error* error) noexcept;
 
   std::shared_ptr<Scheduler> scheduler_;
   Request request_;
-  Response response_;
+  Response response_;  // the reading thread's until the outcome is decided, then the caller's
+  Response late_;      // the reading thread's
   std::optional<Error> error_;
   std::function<void()> on_done_;
   std::atomic<bool> finished_{false};  // the first to set it decides the outcome
+  std::atomic<bool> waiting_{false};
   Completion completion_;
   std::int64_t batch_size_ = 1;
   std::chrono::steady_clock::time_point submitted_;

@@ -4,8 +4,10 @@
 
 namespace tensorferry::server {
 
-HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options)
+HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options,
+                     std::shared_ptr<IdleWatch> watch)
     : authority_(std::move(authority)),
+      watch_(std::move(watch)),
       arena_(
           options, [this](std::size_t bytes) { return grow(bytes); },
           [this](SegmentId id) {
@@ -27,6 +29,7 @@ Result<std::shared_ptr<Segment>> HostArena::grow(std::size_t bytes) {
 Result<Buffer> HostArena::allocate(std::size_t bytes) {
   auto block = arena_.allocate(bytes);
   if (!block) return std::unexpected(block.error());
+  use();
   return Buffer::shared(block->data, bytes,
                         std::make_shared<HostBlock>(shared_from_this(), block->id));
 }

@@ -6,12 +6,15 @@
 #include <tensorferry/transport/arena.h>
 #include <tensorferry/transport/fork_guard.h>
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <vector>
 
+#include "idle_watch.h"
 #include "segment_authority.h"
 
 namespace tensorferry::server {
@@ -27,7 +30,8 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
     virtual void on_segment_dropped(SegmentId id) = 0;
   };
 
-  HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options);
+  HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options,
+            std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>());
 
   // A block with one holder, which the Buffer is.
   Result<Buffer> allocate(std::size_t bytes);
@@ -40,6 +44,13 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
 
   Arena& arena() noexcept { return arena_; }
 
+  // The model is in use: memory was taken or let go of, here or in a stub, or a batch was sent.
+  void use() noexcept {
+    uses_.fetch_add(1, std::memory_order_seq_cst);
+    watch_->work();
+  }
+  std::uint64_t uses() const noexcept { return uses_.load(std::memory_order_seq_cst); }
+
  private:
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
   void before_fork() noexcept override { arena_.lock_for_fork(); }
@@ -48,7 +59,9 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
   void after_fork_child() noexcept override { arena_.unlock_after_fork(); }
 
   std::shared_ptr<SegmentAuthority> authority_;
-  std::mutex mutex_;  // guards subscribers_
+  const std::shared_ptr<IdleWatch> watch_;
+  std::atomic<std::uint64_t> uses_{0};
+  std::mutex mutex_;  // guards subscribers_ and announced_
   std::vector<Subscriber*> subscribers_;
   std::vector<std::shared_ptr<Segment>> announced_;
   Arena arena_;
@@ -62,7 +75,9 @@ class HostBlock final : public BufferHolder {
       : arena_(std::move(arena)), block_(block) {}
   // In a forked child the memory is a private copy, and the books are the parent's.
   ~HostBlock() override {
-    if (fork_generation() == generation_) arena_->arena().release(block_);
+    if (fork_generation() != generation_) return;
+    arena_->arena().release(block_);
+    arena_->use();
   }
   HostBlock(const HostBlock&) = delete;
   HostBlock& operator=(const HostBlock&) = delete;

@@ -84,6 +84,7 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
   text.family("tensorferry_arena_bytes", "gauge", "Bytes of the model's host arena.");
   for (const auto& model : models) {
     text.sample(label(model) + ",state=\"in_use\"", model.arena_bytes_in_use);
+    text.sample(label(model) + ",state=\"allocated\"", model.arena_bytes);
     text.sample(label(model) + ",state=\"peak\"", model.arena_peak_bytes);
   }
   text.family("tensorferry_stub_restarts_total", "counter", "Stubs started again after they died.");

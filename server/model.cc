@@ -1,6 +1,7 @@
 #include <tensorferry/server/model.h>
 
 #include "call_state.h"
+#include "model_slot.h"
 #include "model_state.h"
 
 namespace tensorferry::server {
@@ -20,18 +21,18 @@ void Call::cancel(ErrorCode code, std::string why) {
   if (state_) state_->cancel(code, std::move(why));
 }
 
-Model::Model(std::shared_ptr<ModelState> state) : state_(std::move(state)) {}
+Model::Model(std::shared_ptr<ModelSlot> slot) : slot_(std::move(slot)) {}
 
-const std::string& Model::name() const noexcept { return state_->name(); }
-std::int64_t Model::version() const noexcept { return state_->version(); }
-const ModelConfig& Model::config() const noexcept { return state_->config(); }
-bool Model::ready() const noexcept { return state_->ready(); }
-ModelStatistics Model::statistics() const { return state_->statistics(); }
+const std::string& Model::name() const noexcept { return slot_->name(); }
+std::int64_t Model::version() const noexcept { return slot_->state()->version(); }
+ModelConfig Model::config() const { return slot_->state()->config(); }
+bool Model::ready() const noexcept { return slot_->state()->ready(); }
+ModelStatistics Model::statistics() const { return slot_->state()->statistics(); }
 
-Result<Buffer> Model::allocate(std::size_t bytes) { return state_->allocate(bytes); }
+Result<Buffer> Model::allocate(std::size_t bytes) { return slot_->state()->allocate(bytes); }
 
 Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
-  auto buffer = state_->allocate(bytes.size());
+  auto buffer = allocate(bytes.size());
   if (!buffer) return buffer;
   CopyKind kind = bytes.size() < protocol::kInlineBelowBytes ? CopyKind::Inline : CopyKind::Host;
   copy_payload(buffer->bytes().data(), bytes.data(), bytes.size(), kind);
@@ -39,9 +40,14 @@ Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
 }
 
 Result<Call> Model::submit(Request&& request, std::function<void()> on_done) {
-  auto call = state_->submit(std::move(request), std::move(on_done));
-  if (!call) return std::unexpected(call.error());
-  return Call(std::move(*call), state_);
+  while (true) {
+    auto state = slot_->state();
+    auto call = state->submit(request, on_done);
+    if (call) return Call(std::move(*call), std::move(state));
+    // Loaded anew since we looked: its successor was put into the slot before it was closed.
+    if (call.error().code == ErrorCode::Closed && slot_->state() != state) continue;
+    return std::unexpected(call.error());
+  }
 }
 
 Result<void> Model::infer(Request& request, Response& response, const Deadline& deadline) {

@@ -27,9 +27,35 @@ std::unexpected<Error> wrong(const std::string& model, const Request& request, s
 
 }  // namespace
 
+// What a stub would refuse to read.
+Result<void> ModelState::check_sizes(const Request& request) const {
+  using namespace protocol;
+  if (request.id.size() > kMaxNameBytes) {
+    return wrong(name(), {},
+                 "the request's id has " + std::to_string(request.id.size()) + " bytes, " +
+                     std::to_string(kMaxNameBytes) + " are allowed");
+  }
+  std::size_t text = request.correlation_text.size();
+  for (const auto& [key, value] : request.parameters) {
+    if (key.size() > kMaxNameBytes) {
+      return wrong(name(), request,
+                   "a parameter's key has " + std::to_string(key.size()) + " bytes, " +
+                       std::to_string(kMaxNameBytes) + " are allowed");
+    }
+    text += sizeof(Parameter) + key.size();
+    if (const auto* value_text = std::get_if<std::string>(&value)) text += value_text->size();
+  }
+  if (text <= kMaxTextBytes) return {};
+  return wrong(name(), request,
+               "the request's parameters and correlation id take " + std::to_string(text) +
+                   " bytes, " + std::to_string(kMaxTextBytes) +
+                   " are allowed: what is larger belongs into an input");
+}
+
 // `batch` becomes the request's batch dimension, 1 where the model has none.
 Result<void> ModelState::check(const Request& request, std::int64_t& batch) const {
   const ModelConfig& config = source_.config;
+  if (auto fits = check_sizes(request); !fits) return fits;
   batch = config.max_batch_size > 0 ? -1 : 1;
   for (const Tensor& tensor : request.inputs) {
     auto input =

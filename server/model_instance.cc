@@ -163,15 +163,30 @@ InstanceStatistics ModelInstance::statistics() const {
   result.pid = pid_;
   if (pid_ > 0) result.pss_bytes = pss_bytes(pid_);
   if (link_) {
+    result.arena_bytes = link_->stub_arena_bytes();
     result.arena_peak_bytes = link_->stub_arena_peak_bytes();
     result.answers_out_bytes = link_->answers_out_bytes();
   }
   return result;
 }
 
-void ModelInstance::trim() {
+std::shared_ptr<StubLink> ModelInstance::link() const {
   std::scoped_lock lock(mutex_);
-  if (link_) link_->trim();
+  return link_;
+}
+
+bool ModelInstance::ready() const noexcept {
+  if (!ready_.load(std::memory_order_acquire)) return false;
+  auto current = link();
+  return current && !current->closed();
+}
+
+void ModelInstance::trim() {
+  if (auto current = link()) current->trim();
+}
+
+void ModelInstance::fail_requests(const Error& why) {
+  if (auto current = link()) current->fail_requests(why);
 }
 
 }  // namespace tensorferry::server

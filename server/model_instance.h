@@ -48,16 +48,21 @@ class ModelInstance {
 
   // The outcome of the first start: ok when the model is initialised. May be asked once.
   Result<void> wait_loaded();
-  bool ready() const noexcept { return ready_.load(std::memory_order_acquire); }
+  // Initialised, and its stub not known to be dead: false before a caller reads that it died.
+  bool ready() const noexcept;
   // Finalizes the stub; join() waits until it is reaped.
   void request_stop();
   void join();
 
   InstanceStatistics statistics() const;
   const std::string& name() const noexcept { return spec_.link.instance; }
+  // Has the stub give idle memory back. Never waits for it.
   void trim();
+  // Fails what its stub has, which runs on.
+  void fail_requests(const Error& why);
 
  private:
+  std::shared_ptr<StubLink> link() const;
   void supervise();
   // One life of a stub. True when it was told to stop.
   bool live_once();

@@ -12,6 +12,14 @@ namespace {
 
 constexpr std::size_t kPooledCalls = 64;
 
+// Whether nobody else holds it, and what others did with it is seen here. use_count() alone orders
+// nothing; to let go of a hold does, with all that were let go of before.
+bool held_alone(const std::shared_ptr<CallState>& call) {
+  if (call.use_count() != 1) return false;
+  std::shared_ptr<CallState>(call).reset();
+  return true;
+}
+
 SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_queue) {
   SchedulerOptions options;
   options.model = config.name;
@@ -40,21 +48,31 @@ std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std
 }  // namespace
 
 ModelState::ModelState(ModelSource source, const ServerOptions& options,
-                       std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger)
+                       std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger,
+                       std::shared_ptr<IdleWatch> watch)
     : source_(std::move(source)),
       options_(options),
       segments_(std::move(segments)),
       logger_(std::move(logger)),
-      host_(std::make_shared<HostArena>(segments_, arena_options(options))),
+      host_(std::make_shared<HostArena>(segments_, arena_options(options), std::move(watch))),
       generation_(fork_generation()) {}
 
 Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
                                                      const ServerOptions& options,
                                                      std::shared_ptr<SegmentAuthority> segments,
-                                                     std::shared_ptr<Logger> logger) {
-  std::shared_ptr<ModelState> state(
-      new ModelState(std::move(source), options, std::move(segments), std::move(logger)));
-  if (auto started = state->start(); !started) {
+                                                     std::shared_ptr<Logger> logger,
+                                                     std::shared_ptr<IdleWatch> watch,
+                                                     const std::stop_token& stop) {
+  std::shared_ptr<ModelState> state(new ModelState(
+      std::move(source), options, std::move(segments), std::move(logger), std::move(watch)));
+  Result<void> started;
+  try {
+    std::stop_callback on_stop(stop, [&state] { state->stop_loading(); });
+    started = state->start();
+  } catch (const std::system_error& error) {  // no thread is to be had
+    started = failure(ErrorCode::System, "starting model '" + state->name() + "': " + error.what());
+  }
+  if (!started) {
     state->unload(std::chrono::milliseconds(0));
     return std::unexpected(started.error());
   }
@@ -111,13 +129,22 @@ Result<InstanceSpec> ModelState::spec(std::size_t index, const Placement& placem
   return spec;
 }
 
-void ModelState::add_instance(InstanceSpec spec) {
+Result<void> ModelState::add_instance(InstanceSpec spec) {
   std::size_t index = spec.link.index;
+  std::scoped_lock lock(loading_mutex_);
+  if (loading_stopped_) return failure(ErrorCode::Cancelled, "told to stop while it was loaded");
   instances_.push_back(
       std::make_unique<ModelInstance>(std::move(spec), segments_, host_, *this, logger_,
                                       [this, index](std::shared_ptr<StubLink> link) {
                                         scheduler_->set_link(index, std::move(link));
                                       }));
+  return {};
+}
+
+void ModelState::stop_loading() {
+  std::scoped_lock lock(loading_mutex_);
+  loading_stopped_ = true;
+  for (const auto& instance : instances_) instance->request_stop();
 }
 
 // The first stub completes the config, then goes on as the first instance; the others start as soon
@@ -125,24 +152,25 @@ void ModelState::add_instance(InstanceSpec spec) {
 Result<void> ModelState::start() {
   auto first = spec(0, placements().front());
   if (!first) return std::unexpected(first.error());
-  std::promise<Result<void>> known;
+  // Shared, since the promise may still be at work when what it promised is known.
+  auto known = std::make_shared<std::promise<Result<void>>>();
   first->config_to_complete = source_.config.json;
-  first->on_completed = [this, &known](Result<std::string> completed) -> Result<std::string> {
+  first->on_completed = [this, known](Result<std::string> completed) -> Result<std::string> {
     Result<void> outcome =
         completed ? complete_config(*completed) : std::unexpected(completed.error());
     std::string args = outcome ? initialize_args(placements().front()) : "";
-    known.set_value(outcome);
+    known->set_value(outcome);
     if (!outcome) return std::unexpected(outcome.error());
     return args;
   };
-  add_instance(std::move(*first));
-  if (auto outcome = known.get_future().get(); !outcome) return outcome;
+  if (auto added = add_instance(std::move(*first)); !added) return added;
+  if (auto outcome = known->get_future().get(); !outcome) return outcome;
 
   auto all = placements();
   for (std::size_t i = 1; i < all.size(); ++i) {
     auto more = spec(i, all[i]);
     if (!more) return std::unexpected(more.error());
-    add_instance(std::move(*more));
+    if (auto added = add_instance(std::move(*more)); !added) return added;
   }
   for (const auto& instance : instances_) {
     if (auto loaded = instance->wait_loaded(); !loaded) return loaded;
@@ -154,8 +182,12 @@ Result<void> ModelState::complete_config(const std::string& completed) {
   auto config = ModelConfig::from_json(completed, source_.name);
   if (!config) return std::unexpected(config.error());
   source_.config = std::move(*config);
-  scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue),
-                                           placements().size());
+  try {
+    scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue),
+                                             placements().size());
+  } catch (const std::system_error& error) {
+    return failure(ErrorCode::System, std::string("a thread for the batching delay: ") + error.what());
+  }
   return {};
 }
 
@@ -166,12 +198,18 @@ void ModelState::unload(std::chrono::milliseconds drain_timeout) {
         ErrorCode::Closed, "model '" + source_.name + "' was unloaded", {source_.name, {}, {}}};
     if (scheduler_) {
       scheduler_->close(closed);
-      scheduler_->drain(Clock::now() + drain_timeout);
-      scheduler_->fail_queued(closed);
+      if (!scheduler_->drain(Clock::now() + drain_timeout)) {
+        closed.message += "; the request was still waiting or running when drain_timeout (" +
+                          std::to_string(drain_timeout.count()) + " ms) had passed";
+        scheduler_->fail_queued(closed);
+        for (const auto& instance : instances_) instance->fail_requests(closed);
+      }
     }
     for (const auto& instance : instances_) instance->request_stop();
     for (const auto& instance : instances_) instance->join();
-    if (scheduler_) scheduler_->fail_queued(closed);
+    if (!scheduler_) return;
+    scheduler_->fail_queued(closed);
+    scheduler_->stop();
   });
 }
 
@@ -193,24 +231,23 @@ Result<Buffer> ModelState::allocate(std::size_t bytes) {
 
 std::shared_ptr<CallState> ModelState::take_call() {
   std::scoped_lock lock(pool_mutex_);
-  // One that the reading thread has not let go of yet is left for later.
-  for (auto it = pool_.rbegin(); it != pool_.rend(); ++it) {
-    if (it->use_count() != 1) continue;
-    std::shared_ptr<CallState> call = std::move(*it);
-    pool_.erase(std::next(it).base());
-    return call;
-  }
-  return std::make_shared<CallState>();
+  if (pool_.empty()) return std::make_shared<CallState>();
+  std::shared_ptr<CallState> call = std::move(pool_.back());
+  pool_.pop_back();
+  return call;
 }
 
 void ModelState::recycle(std::shared_ptr<CallState> call) {
+  // Whoever still holds it (a stub that runs on after a timeout, a batch on its way) may read and
+  // write it: then it goes with the last of them.
+  if (!held_alone(call)) return;
   call->recycle();
   std::scoped_lock lock(pool_mutex_);
   if (pool_.size() < kPooledCalls) pool_.push_back(std::move(call));
 }
 
-Result<std::shared_ptr<CallState>> ModelState::submit(Request&& request,
-                                                      std::function<void()> on_done) {
+Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
+                                                      std::function<void()>& on_done) {
   if (fork_generation() != generation_) return std::unexpected(void_after_fork(source_.name));
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
@@ -227,7 +264,10 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request&& request,
   std::shared_ptr<CallState> call = take_call();
   call->prepare(scheduler_, std::move(request), std::move(on_done));
   call->set_batch_size(batch);
-  if (auto queued = scheduler_->submit(call); !queued) return std::unexpected(queued.error());
+  if (auto queued = scheduler_->submit(call); !queued) {
+    call->give_back(request, on_done);
+    return std::unexpected(queued.error());
+  }
   return call;
 }
 
@@ -249,14 +289,22 @@ ModelStatistics ModelState::statistics() const {
   result.in_flight = counts.in_flight;
   ArenaStatistics arena = host_->arena().statistics();
   result.arena_bytes_in_use = arena.bytes_in_use;
+  result.arena_bytes = arena.segment_bytes;
   result.arena_peak_bytes = arena.peak_segment_bytes;
   for (const auto& instance : instances_) result.instances.push_back(instance->statistics());
   return result;
 }
 
-void ModelState::trim() {
-  host_->arena().trim(0);
+// Called every few seconds while the model is used: two calls without a use in between are idleness.
+bool ModelState::trim_when_idle() {
+  const std::uint64_t uses = host_->uses();
+  if (uses == trimmed_at_) return false;
+  if (std::exchange(seen_uses_, uses) != uses || scheduler_->counts().in_flight > 0) return true;
+  // The stubs first: what they have given back of the host arena is idle then.
   for (const auto& instance : instances_) instance->trim();
+  host_->arena().trim();
+  trimmed_at_ = uses;
+  return false;
 }
 
 }  // namespace tensorferry::server

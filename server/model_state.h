@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -28,17 +29,22 @@ struct ModelSource {
 
 class ModelState final : public InstanceEvents, public std::enable_shared_from_this<ModelState> {
  public:
-  // Starts the stubs and waits until all instances are initialised. Blocks; run several in
-  // parallel.
+  // Starts the stubs and waits until all instances are initialised, or `stop` is requested (an
+  // error then). Blocks; run several in parallel.
   static Result<std::shared_ptr<ModelState>> load(ModelSource source, const ServerOptions& options,
                                                   std::shared_ptr<SegmentAuthority> segments,
-                                                  std::shared_ptr<Logger> logger);
+                                                  std::shared_ptr<Logger> logger,
+                                                  std::shared_ptr<IdleWatch> watch,
+                                                  const std::stop_token& stop = {});
   ~ModelState() override;
 
-  // Refuses new requests, waits for those inside, finalizes and reaps. Blocks. Idempotent.
+  // Refuses new requests, waits for those inside, finalizes and reaps. What is still inside after
+  // `drain_timeout` fails then. Blocks. Idempotent.
   void unload(std::chrono::milliseconds drain_timeout);
 
-  Result<std::shared_ptr<CallState>> submit(Request&& request, std::function<void()> on_done);
+  // As Model::submit(), taking both. An error leaves them as they were, but for inputs that moved
+  // to this model's arena.
+  Result<std::shared_ptr<CallState>> submit(Request& request, std::function<void()>& on_done);
   void recycle(std::shared_ptr<CallState> call);
   Result<Buffer> allocate(std::size_t bytes);
 
@@ -47,7 +53,11 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   const ModelConfig& config() const noexcept { return source_.config; }
   bool ready() const noexcept;
   ModelStatistics statistics() const;
-  void trim();
+  // Gives idle memory back if the model was not used since the last call; true when it should be
+  // called again after a while. Never waits for a stub. One thread at a time.
+  bool trim_when_idle();
+  // Whether nothing has happened since trim_when_idle() last looked. Cheap.
+  bool unused_since_trim() const noexcept { return host_->uses() == trimmed_at_; }
 
   // InstanceEvents, passed on to the scheduler once there is one.
   void batch_done(std::size_t instance) noexcept override { scheduler_->batch_done(instance); }
@@ -58,7 +68,8 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
 
  private:
   ModelState(ModelSource source, const ServerOptions& options,
-             std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger);
+             std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger,
+             std::shared_ptr<IdleWatch> watch);
   struct Placement {  // one instance that the config asks for
     std::string name;
     std::string kind;
@@ -69,8 +80,10 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   std::vector<Placement> placements() const;
   Result<InstanceSpec> spec(std::size_t index, const Placement& placement) const;
   std::string initialize_args(const Placement& placement) const;
-  void add_instance(InstanceSpec spec);
+  Result<void> add_instance(InstanceSpec spec);
+  void stop_loading();
   Result<void> check(const Request& request, std::int64_t& batch) const;
+  Result<void> check_sizes(const Request& request) const;
   std::shared_ptr<CallState> take_call();
 
   ModelSource source_;
@@ -79,10 +92,16 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   const std::shared_ptr<Logger> logger_;
   const std::shared_ptr<HostArena> host_;
   std::shared_ptr<Scheduler> scheduler_;
-  std::vector<std::unique_ptr<ModelInstance>> instances_;
+  std::mutex loading_mutex_;                               // while it loads: guards what follows
+  std::vector<std::unique_ptr<ModelInstance>> instances_;  // constant once loaded
+  bool loading_stopped_ = false;
   std::atomic<bool> unloading_{false};
   std::once_flag unloaded_;
   const std::uint64_t generation_;
+
+  // The trimming thread's: HostArena::uses() when it last looked, and when it last trimmed.
+  std::uint64_t seen_uses_ = 0;
+  std::uint64_t trimmed_at_ = 0;
 
   std::mutex pool_mutex_;
   std::vector<std::shared_ptr<CallState>> pool_;

@@ -11,7 +11,9 @@ Scheduler::Scheduler(SchedulerOptions options, std::size_t instances)
   }
 }
 
-Scheduler::~Scheduler() {
+Scheduler::~Scheduler() { stop(); }
+
+void Scheduler::stop() {
   {
     std::scoped_lock lock(mutex_);
     stopping_ = true;
@@ -121,14 +123,38 @@ void Scheduler::batch_done(std::size_t instance) noexcept {
 void Scheduler::give_back(Batch batch) noexcept {
   {
     std::scoped_lock lock(mutex_);
-    for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
-      auto call = std::static_pointer_cast<CallState>(*it);
-      if (call->done()) continue;
-      call->assign(nullptr);
-      queue_.push_front(std::move(call));
-    }
+    put_back(batch);
   }
   dispatch();
+}
+
+void Scheduler::put_back(Batch& batch) {
+  for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
+    auto call = std::static_pointer_cast<CallState>(*it);
+    if (call->done()) continue;
+    call->assign(nullptr);
+    queue_.push_front(std::move(call));
+  }
+}
+
+void Scheduler::not_sent(Batch& batch, std::size_t instance, const StubLink* link,
+                         const Error& why) {
+  {
+    std::scoped_lock lock(mutex_);
+    Slot& slot = slots_[instance];
+    const bool still_there = slot.link.get() == link;
+    if (why.code == ErrorCode::Unavailable) {
+      if (still_there) slot.link = nullptr;  // its supervisor brings the next
+      put_back(batch);
+      return;
+    }
+    if (still_there && slot.inside > 0) --slot.inside;
+  }
+  for (const auto& execution : batch) {
+    Error error = why;
+    error.context.request_id = execution->request().id;
+    execution->respond(&error, false, true);
+  }
 }
 
 std::optional<std::size_t> Scheduler::least_busy() const {
@@ -145,8 +171,10 @@ std::size_t Scheduler::batch_length(TimePoint now, std::optional<TimePoint>& aga
   if (!options_.dynamic_batching) return 1;
   std::int64_t total = 0;
   std::size_t length = 0, preferred_length = 0;
+  bool full = false;  // the next one doesn't fit, so that nothing is gained by waiting
   for (const auto& call : queue_) {
-    if (length > 0 && total + call->batch_size() > options_.max_batch_size) break;
+    full = length > 0 && total + call->batch_size() > options_.max_batch_size;
+    if (full) break;
     total += call->batch_size();
     ++length;
     if (std::ranges::find(options_.preferred_batch_sizes, total) !=
@@ -154,7 +182,7 @@ std::size_t Scheduler::batch_length(TimePoint now, std::optional<TimePoint>& aga
       preferred_length = length;
     }
   }
-  if (total >= options_.max_batch_size || options_.max_queue_delay.count() == 0) {
+  if (full || total >= options_.max_batch_size || options_.max_queue_delay.count() == 0) {
     return preferred_length > 0 ? preferred_length : length;
   }
   if (preferred_length > 0) return preferred_length;
@@ -166,6 +194,7 @@ std::size_t Scheduler::batch_length(TimePoint now, std::optional<TimePoint>& aga
 
 bool Scheduler::next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link,
                            std::optional<TimePoint>& again) {
+  while (!queue_.empty() && queue_.front()->done()) queue_.pop_front();  // cancelled on its way back
   if (queue_.empty()) return false;
   auto idle = least_busy();
   if (!idle) return false;
@@ -208,16 +237,7 @@ void Scheduler::dispatch() {
     // Assigned first: the answer may be there before execute() returns.
     for (auto& execution : batch) static_cast<CallState&>(*execution).assign(link);
     auto sent = link->execute(batch);
-    if (!sent) {
-      std::scoped_lock lock(mutex_);
-      if (slots_[instance].link == link)
-        slots_[instance].link = nullptr;  // its supervisor brings the next
-      for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
-        auto call = std::static_pointer_cast<CallState>(*it);
-        call->assign(nullptr);
-        queue_.push_front(std::move(call));
-      }
-    }
+    if (!sent) not_sent(batch, instance, link.get(), sent.error());
     batch.clear();
     std::scoped_lock lock(mutex_);
     spare_batches_.push_back(std::move(batch));

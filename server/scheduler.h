@@ -57,6 +57,9 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   void fail_queued(const Error& why);
   // True when nothing waits or runs any more; waits up to the deadline.
   bool drain(const Deadline& deadline);
+  // Ends the thread of a batching delay. Whoever loaded the model does it: the last to let go of
+  // the scheduler may be that thread.
+  void stop();
 
   const std::string& model_name() const noexcept { return options_.model; }
   SchedulerCounts counts() const;
@@ -76,6 +79,9 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   using TimePoint = std::chrono::steady_clock::time_point;
 
   void dispatch();
+  // A batch that `instance` did not take: it goes back, or fails where it can't be sent to anybody.
+  void not_sent(Batch& batch, std::size_t instance, const StubLink* link, const Error& why);
+  void put_back(Batch& batch);  // under mutex_, to the front
   // Under mutex_: the next batch and its instance, or false. `again` is set to when to look anew.
   bool next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link,
                   std::optional<TimePoint>& again);

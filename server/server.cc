@@ -6,14 +6,26 @@
 #include <map>
 #include <mutex>
 #include <shared_mutex>
+#include <stop_token>
 #include <thread>
 
 #include "memory_options.h"
 #include "metrics_text.h"
 #include "model_repository.h"
+#include "model_slot.h"
 #include "model_state.h"
+#include "parallel.h"
 
 namespace tensorferry::server {
+
+namespace {
+
+// Importing a model's libraries takes most of the time of a load, each in its own process.
+std::size_t models_at_a_time() { return std::max(8u, 2 * std::thread::hardware_concurrency()); }
+
+Error shut_down() { return {ErrorCode::Closed, "the server was shut down", {}}; }
+
+}  // namespace
 
 struct Server::Impl {
   std::filesystem::path repository;
@@ -22,16 +34,28 @@ struct Server::Impl {
   std::shared_ptr<Logger> logger;
   const std::uint64_t generation = fork_generation();
 
-  std::mutex control;               // one load, unload or shutdown at a time
+  std::shared_mutex changing;  // shared by what loads or unloads, shutdown()'s alone
+  std::stop_source stop_loading;
+  std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>();
+  std::thread trimmer;
+
   mutable std::shared_mutex mutex;  // guards what follows
-  std::map<std::string, std::shared_ptr<ModelState>> models;
+  std::map<std::string, std::shared_ptr<ModelSlot>> models;
+  std::map<std::string, std::shared_ptr<std::mutex>> by_name;  // one change of a model at a time
   bool closed = false;
 
   Result<void> alive() const {
     if (fork_generation() != generation) return std::unexpected(void_after_fork({}));
     std::shared_lock lock(mutex);
-    if (closed) return failure(ErrorCode::Closed, "the server was shut down");
+    if (closed) return std::unexpected(shut_down());
     return {};
+  }
+
+  std::shared_ptr<std::mutex> mutex_of(const std::string& name) {
+    std::unique_lock lock(mutex);
+    auto& one = by_name[name];
+    if (!one) one = std::make_shared<std::mutex>();
+    return one;
   }
 
   Result<std::shared_ptr<ModelState>> load(const std::string& name) {
@@ -40,23 +64,17 @@ struct Server::Impl {
     for (const std::string& warning : source->warnings) logger->warning(name, warning);
     return ModelState::load({source->config.name, source->directory, source->model_file,
                              source->version, source->config},
-                            options, segments, logger);
+                            options, segments, logger, watch, stop_loading.get_token());
   }
 
-  // Several at once: importing a model's libraries takes most of the time, each in its own process.
   Result<void> load_all(const std::vector<std::string>& names) {
     std::vector<Result<std::shared_ptr<ModelState>>> results(names.size());
-    std::vector<std::thread> loaders;
-    loaders.reserve(names.size());
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      loaders.emplace_back([&, i] { results[i] = load(names[i]); });
-    }
-    for (std::thread& loader : loaders) loader.join();
+    in_parallel(names.size(), models_at_a_time(), [&](std::size_t i) { results[i] = load(names[i]); });
     std::string failures;
     Error first;
     for (std::size_t i = 0; i < names.size(); ++i) {
       if (results[i]) {
-        models[names[i]] = std::move(*results[i]);
+        models[names[i]] = std::make_shared<ModelSlot>(std::move(*results[i]));
         continue;
       }
       if (failures.empty()) first = results[i].error();
@@ -72,8 +90,24 @@ struct Server::Impl {
     std::shared_lock lock(mutex);
     std::vector<std::shared_ptr<ModelState>> result;
     result.reserve(models.size());
-    for (const auto& [name, model] : models) result.push_back(model);
+    for (const auto& [name, slot] : models) result.push_back(slot->state());
     return result;
+  }
+
+  static void unload(const std::vector<std::shared_ptr<ModelState>>& states,
+                     std::chrono::milliseconds drain_timeout) {
+    in_parallel(states.size(), models_at_a_time(),
+                [&](std::size_t i) { states[i]->unload(drain_timeout); });
+  }
+
+  // Idle memory goes back while nothing happens; the thread sleeps when that is done.
+  void trim_idle_models() {
+    auto nothing_happens = [this] {
+      return std::ranges::all_of(all(), [](const auto& one) { return one->unused_since_trim(); });
+    };
+    while (watch->wait(options.trim_after, nothing_happens)) {
+      for (const auto& model : all()) model->trim_when_idle();
+    }
   }
 };
 
@@ -98,10 +132,15 @@ Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repos
     names = std::move(*found);
   }
   if (auto loaded = impl->load_all(names); !loaded) {
-    std::vector<std::thread> unloaders;
-    for (auto& entry : impl->models) unloaders.emplace_back([&entry] { entry.second->unload({}); });
-    for (std::thread& unloader : unloaders) unloader.join();
+    Impl::unload(impl->all(), {});
     return std::unexpected(loaded.error());
+  }
+  try {
+    if (options.trim_after.count() > 0)
+      impl->trimmer = std::thread([one = impl.get()] { one->trim_idle_models(); });
+  } catch (const std::system_error& none) {
+    Impl::unload(impl->all(), {});
+    return failure(ErrorCode::System, std::string("a thread for the server: ") + none.what());
   }
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
@@ -130,10 +169,11 @@ Result<Model> Server::model(const std::string& name, std::optional<std::int64_t>
                   "' is not loaded (loaded: " + (loaded.empty() ? "none" : loaded) + ")",
               {name, {}, {}}});
   }
-  if (version && *version != it->second->version()) {
+  const std::int64_t served = it->second->state()->version();
+  if (version && *version != served) {
     return std::unexpected(Error{ErrorCode::NotFound,
                                  "model '" + name + "' is served in version " +
-                                     std::to_string(it->second->version()) + ", not " +
+                                     std::to_string(served) + ", not " +
                                      std::to_string(*version),
                                  {name, {}, {}}});
   }
@@ -150,13 +190,21 @@ std::vector<std::string> Server::model_names() const {
 
 Result<void> Server::load(const std::string& name) {
   if (auto alive = impl_->alive(); !alive) return alive;
-  std::scoped_lock control(impl_->control);
+  auto one_at_a_time = impl_->mutex_of(name);
+  std::scoped_lock control(*one_at_a_time);
+  std::shared_lock changing(impl_->changing);
+  if (auto alive = impl_->alive(); !alive) return alive;
   auto fresh = impl_->load(name);
-  if (!fresh) return std::unexpected(fresh.error());
+  if (!fresh) return std::unexpected(impl_->alive() ? fresh.error() : shut_down());
   std::shared_ptr<ModelState> old;
   {
     std::unique_lock lock(impl_->mutex);
-    old = std::exchange(impl_->models[name], *fresh);
+    auto& slot = impl_->models[name];
+    if (slot) {
+      old = slot->replace(*fresh);
+    } else {
+      slot = std::make_shared<ModelSlot>(*fresh);
+    }
   }
   if (old) old->unload(impl_->options.drain_timeout);
   return {};
@@ -164,17 +212,19 @@ Result<void> Server::load(const std::string& name) {
 
 Result<void> Server::unload(const std::string& name) {
   if (auto alive = impl_->alive(); !alive) return alive;
-  std::scoped_lock control(impl_->control);
-  std::shared_ptr<ModelState> old;
+  auto one_at_a_time = impl_->mutex_of(name);
+  std::scoped_lock control(*one_at_a_time);
+  std::shared_lock changing(impl_->changing);
+  std::shared_ptr<ModelSlot> slot;
   {
     std::unique_lock lock(impl_->mutex);
     auto it = impl_->models.find(name);
     if (it == impl_->models.end())
       return failure(ErrorCode::NotFound, "model '" + name + "' is not loaded");
-    old = std::move(it->second);
+    slot = std::move(it->second);
     impl_->models.erase(it);
   }
-  old->unload(impl_->options.drain_timeout);
+  slot->state()->unload(impl_->options.drain_timeout);
   return {};
 }
 
@@ -199,19 +249,17 @@ std::string Server::metrics() const { return metrics_text(statistics(), copy_cou
 
 void Server::shutdown() {
   if (fork_generation() != impl_->generation) return;
-  std::scoped_lock control(impl_->control);
-  std::map<std::string, std::shared_ptr<ModelState>> models;
   {
     std::unique_lock lock(impl_->mutex);
     impl_->closed = true;
-    models.swap(impl_->models);
   }
-  std::vector<std::thread> unloaders;
-  unloaders.reserve(models.size());
-  for (auto& entry : models) {
-    unloaders.emplace_back([&] { entry.second->unload(impl_->options.drain_timeout); });
-  }
-  for (std::thread& unloader : unloaders) unloader.join();
+  impl_->stop_loading.request_stop();
+  impl_->watch->stop();
+  std::unique_lock alone(impl_->changing);
+  if (impl_->trimmer.joinable()) impl_->trimmer.join();
+  Impl::unload(impl_->all(), impl_->options.drain_timeout);
+  std::unique_lock lock(impl_->mutex);
+  impl_->models.clear();
 }
 
 }  // namespace tensorferry::server

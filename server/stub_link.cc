@@ -21,6 +21,13 @@ constexpr std::chrono::seconds kSendPatience{10};
 
 Deadline patience() { return Clock::now() + kSendPatience; }
 
+// Requests or parameters of a batch that fit into a message whatever they hold (model_check.cc).
+constexpr std::size_t kSurelySendable = 16;
+
+// Segments of one stub's arena. Arenas grow geometrically, so that an honest stub stays far below;
+// each costs the server a descriptor.
+constexpr std::size_t kMaxSegments = 512;
+
 protocol::Parameter to_wire(const std::pair<std::string, ParameterValue>& entry) {
   protocol::Parameter wire;
   wire.key = entry.first;
@@ -100,18 +107,27 @@ Result<void> StubLink::start() {
   if (auto sent = socket_->send(welcome, (*ring)->fd(), patience()); !sent) return sent;
   fork_registration_ = register_fork_participant(*this);
   host_->subscribe(*this);
-  background_ = std::thread([this] {
-    channel_->inbox().serve_background();
-    std::uint64_t one = 1;
-    (void)!::write(ended_.get(), &one, sizeof one);
-  });
+  try {
+    background_ = std::thread([this] {
+      channel_->inbox().serve_background();
+      wake_supervisor();
+    });
+  } catch (const std::system_error& error) {
+    return failure(ErrorCode::System, std::string("a thread for a stub: ") + error.what());
+  }
   return {};
 }
 
 StubLink::~StubLink() {
   host_->unsubscribe(*this);
+  // One that was opened was closed by its supervisor before, so that no thread but ours is inside.
   if (channel_) channel_->close({ErrorCode::Closed, "the stub's link was destroyed", {}});
   if (background_.joinable()) background_.join();
+}
+
+void StubLink::wake_supervisor() const noexcept {
+  std::uint64_t one = 1;
+  (void)!::write(ended_.get(), &one, sizeof one);
 }
 
 void StubLink::collect(std::vector<Mapping>& mappings) {
@@ -138,12 +154,20 @@ void StubLink::on_segment_dropped(SegmentId id) {
 }
 
 void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
-  std::size_t in_use = stub_arena_bytes();
+  std::size_t in_use = 0, segments = 0;
+  {
+    std::scoped_lock lock(mutex_);
+    in_use = stub_arena_bytes_;
+    segments = stub_segment_count_;
+  }
   std::size_t max = options_.arena.max_bytes;
   protocol::SegmentDenied denied;
   denied.reply_to = request.number;
   std::string text;
-  if (request.bytes > max || in_use > max - request.bytes) {
+  if (segments >= kMaxSegments) {
+    text = "the arena of instance '" + options_.instance + "' has " + std::to_string(segments) +
+           " segments already, which is the limit; raise arena_growth_bytes";
+  } else if (request.bytes > max || in_use > max - request.bytes) {
     text = "the arena of instance '" + options_.instance + "' holds " + std::to_string(in_use) +
            " bytes in segments and may hold " + std::to_string(max) + ": " +
            std::to_string(request.bytes) +
@@ -155,6 +179,7 @@ void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
     stub_segments_.insert(*segment);
     {
       std::scoped_lock lock(mutex_);
+      ++stub_segment_count_;
       stub_arena_bytes_ += (*segment)->bytes();
       stub_arena_peak_ = std::max(stub_arena_peak_, stub_arena_bytes_);
     }
@@ -168,12 +193,23 @@ void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
   if (auto sent = socket_->send(denied, -1, patience()); !sent) channel_->close(sent.error());
 }
 
-void StubLink::on_stub_dropped_segment(SegmentId id) {
+Result<void> StubLink::on_stub_dropped_segment(SegmentId id) {
   auto segment = stub_segments_.find(id);
-  if (!segment) return;
-  stub_segments_.erase(id);
+  if (!segment) {
+    return std::unexpected(
+        violation("it drops segment " + std::to_string(id) + ", which it doesn't have"));
+  }
   std::scoped_lock lock(mutex_);
+  bool held = false;
+  out_.for_each([&](SegmentId in, std::uint64_t, std::uint64_t) { held |= in == id; });
+  if (held) {
+    return std::unexpected(
+        violation("it drops segment " + std::to_string(id) + ", of which answers are held"));
+  }
+  stub_segments_.erase(id);
+  --stub_segment_count_;
   stub_arena_bytes_ -= segment->bytes();
+  return {};
 }
 
 std::size_t StubLink::take_slot() {
@@ -189,11 +225,12 @@ std::size_t StubLink::take_slot() {
 // A request's number is its place in the table and a count that never repeats, so that an answer is
 // found at once and a stale or invented number is noticed.
 Result<void> StubLink::execute(Batch& batch) {
+  host_->use();
   std::scoped_lock sending(send_mutex_);
   std::uint64_t number = 0;
   {
     std::scoped_lock lock(mutex_);
-    if (closed_ || channel_->closed()) {
+    if (closing_ || channel_->closed()) {
       return failure(ErrorCode::Unavailable,
                      "Stub process '" + options_.instance + "' is not healthy.");
     }
@@ -210,13 +247,26 @@ Result<void> StubLink::execute(Batch& batch) {
   }
   auto sent = send_batch(number, batch);
   if (sent) return {};
+  for (const auto& release : releases_) channel_->release_later(release.lease);
+  const bool unsendable = sent.error().code == ErrorCode::OutOfSharedMemory ||
+                          sent.error().code == ErrorCode::InvalidArgument;
+  // A ring that stays full, or whose indices are impossible: only a stub that lies does that.
+  if (!unsendable) channel_->close(violation(sent.error().message));
   std::scoped_lock lock(mutex_);
   for (const auto& release : lent_now_) lent_.release(release);
   auto it = std::ranges::find(running_, number, &RunningBatch::number);
   if (it == running_.end()) return {};  // close() has seen to it already
-  for (std::size_t slot : it->slots) free_slot(slot);
+  for (std::size_t slot : it->slots) {
+    if (is_inside(*it, slot)) free_slot(slot);
+  }
   forget_batch(it);
-  return sent;
+  if (!unsendable) sent.error().code = ErrorCode::Unavailable;
+  return std::unexpected(in_context(sent.error()));
+}
+
+// A slot may have been answered and taken by a later batch.
+bool StubLink::is_inside(const RunningBatch& batch, std::size_t slot) const {
+  return in_flight_[slot].execution && in_flight_[slot].batch == batch.number;
 }
 
 StubLink::RunningBatch StubLink::new_batch() {
@@ -267,6 +317,13 @@ Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch) {
   message.batch = number;
   message.requests = requests_;
   message.releases = releases_;
+  if ((batch.size() > kSurelySendable || parameters > kSurelySendable) &&
+      encoded_bytes(message) > protocol::kMaxBodyBytes) {
+    return failure(ErrorCode::InvalidArgument,
+                   "a batch of " + std::to_string(batch.size()) + " requests with " +
+                       std::to_string(parameters) + " parameters is longer than the " +
+                       std::to_string(protocol::kMaxBodyBytes) + " bytes of a message");
+  }
   return channel_->send(message, Urgency::Lazy, patience());
 }
 
@@ -326,36 +383,66 @@ void StubLink::cancel(const Execution& execution) {
     }
   }
   // Nobody waits for it any more, so a failure to say so changes nothing.
-  if (number != 0) (void)channel_->send(protocol::Cancel{number}, Urgency::Urgent, patience());
+  if (number != 0) (void)channel_->send(protocol::Cancel{number}, Urgency::Urgent, Clock::now());
+}
+
+void StubLink::fail_requests(const Error& why) {
+  std::vector<std::shared_ptr<Execution>> inside;
+  {
+    std::scoped_lock lock(mutex_);
+    for (const InFlight& entry : in_flight_) {
+      if (entry.execution) inside.push_back(entry.execution);
+    }
+  }
+  for (const auto& execution : inside) {
+    Error error = in_context(why, execution->request().id);
+    log_failure(error);
+    execution->respond(&error, false, true);
+  }
+  channel_->inbox().interrupt();
 }
 
 void StubLink::close(const Error& why) {
+  {
+    std::scoped_lock lock(mutex_);
+    if (std::exchange(closing_, true)) return;
+  }
+  (void)channel_->inbox().poll();
   std::vector<std::shared_ptr<Execution>> failed;
   Batch unbegun;
   {
     std::scoped_lock lock(mutex_);
-    if (closed_) return;
     closed_ = true;
-    std::uint64_t begun = running_.empty() ? 0 : running_.front().number;
-    for (InFlight& entry : in_flight_) {
-      if (!entry.execution) continue;
-      bool waits =
-          entry.batch > begun &&
-          std::ranges::find(running_, entry.batch, &RunningBatch::number) != running_.end();
-      (waits ? unbegun : failed).push_back(std::move(entry.execution));
-    }
-    in_flight_.clear();
-    free_slots_.clear();
-    running_.clear();
+    take_all(failed, unbegun);
     lent_.clear();
   }
   channel_->close(why);
+  // Here and not where the last one lets go of the link, which may be that thread.
+  if (background_.joinable()) background_.join();
   for (const auto& execution : failed) {
     Error error = in_context(why, execution->request().id);
     log_failure(error);
     execution->respond(&error, false, true);
   }
   if (!unbegun.empty()) events_.give_back(std::move(unbegun));
+}
+
+// The batch that it was at, and those that only waited in its ring, each in order.
+void StubLink::take_all(std::vector<std::shared_ptr<Execution>>& begun, Batch& unbegun) {
+  for (const RunningBatch& batch : running_) {
+    auto& to = &batch == &running_.front() ? begun : unbegun;
+    for (std::size_t slot : batch.slots) {
+      if (is_inside(batch, slot)) to.push_back(std::move(in_flight_[slot].execution));
+    }
+  }
+  in_flight_.clear();
+  free_slots_.clear();
+  running_.clear();
+}
+
+bool StubLink::closed() const {
+  std::scoped_lock lock(mutex_);
+  return closed_;
 }
 
 std::size_t StubLink::batches_inside() const {
@@ -384,7 +471,12 @@ std::size_t StubLink::stub_arena_peak_bytes() const {
   return stub_arena_peak_;
 }
 
-void StubLink::trim() { (void)socket_->send(protocol::Trim{}, -1, patience()); }
+void StubLink::trim() {
+  (void)channel_->inbox().poll();
+  // The stub reads these before it trims: what its ring holds comes first (stub/stub_link.cc).
+  (void)channel_->flush_releases(Urgency::Urgent);
+  (void)socket_->send(protocol::Trim{}, -1, Clock::now());
+}
 
 Error StubLink::in_context(Error error, const std::string& request_id) const {
   error.context = {options_.model, options_.instance, request_id};

@@ -48,26 +48,34 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
                                                 std::shared_ptr<Logger> logger);
   ~StubLink() override;
 
-  // Puts a batch on its way. An error (the link is closed, its requests untouched) leaves the batch
-  // to the caller.
+  // Puts a batch on its way. An error leaves the batch to the caller, untouched: Unavailable when
+  // the link is closed (other stubs may run it), anything else when this batch can't be sent (and
+  // the link lives).
   Result<void> execute(Batch& batch);
-  // Tells the stub that nobody waits for these any more.
+  // Tells the stub that nobody waits for it any more. Never waits.
   void cancel(const Execution& execution);
+  // Fails what is inside, which the stub may go on with: its answers reach nobody.
+  void fail_requests(const Error& why);
 
   // The ring's reader: whoever waits for a response waits here.
   Inbox& inbox() noexcept { return channel_->inbox(); }
 
   // The stub asked for a segment of its arena / dropped one (from the control socket).
+  // Error Protocol: it drops what it doesn't have or what callers hold.
   void on_segment_request(const protocol::SegmentRequest& request);
-  void on_stub_dropped_segment(SegmentId id);
+  Result<void> on_stub_dropped_segment(SegmentId id);
 
-  // Ends the link: the batch that the stub was at fails with `why`; those that it had not begun go
-  // back by give_back(), all its leases are void. Idempotent.
+  // Ends the link: what the stub has answered already is read, the batch that it was at fails with
+  // `why`, those that it had not begun go back by give_back() in their order, all its leases are
+  // void. Waits for the background reader to end. Idempotent; by the supervisor, once the stub is
+  // dead.
   void close(const Error& why);
+  bool closed() const;
   // True once the inbox found the stub's messages invalid: whoever supervises it must kill it.
   bool broken() const noexcept { return channel_->inbox().stopped(); }
   // Becomes readable then.
   int ended_fd() const noexcept { return ended_.get(); }
+  void wake_supervisor() const noexcept;
   Error why_broken() const { return channel_->inbox().error(); }
 
   std::size_t batches_inside() const;
@@ -76,6 +84,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::size_t answers_out_bytes() const;
   std::size_t stub_arena_bytes() const;
   std::size_t stub_arena_peak_bytes() const;
+  // Gives back what callers let go of, reads what the stub has given back, and has it drop idle
+  // segments. Never waits.
   void trim();
 
  private:
@@ -111,14 +121,15 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Handling of what the stub says, by the reading thread.
   Result<void> on_message(const Received& message);
   Result<void> on_responses(const protocol::Responses& message);
-  Result<void> on_response(const protocol::Responses& message,
-                           const protocol::ResponseRecord& record);
-  Result<Buffer> take_memory(const protocol::Responses& message,
-                             const protocol::TensorRecord& tensor);
+  Result<void> on_response(const protocol::ResponseRecord& record);
+  Result<Buffer> take_memory(const protocol::TensorRecord& tensor);
   Result<Buffer> take_stub_range(const protocol::MemoryRef& memory, std::size_t alignment);
   Result<void> on_releases(std::span<const protocol::LeaseRelease> releases);
   Result<void> finish_batch(const protocol::Responses& message);
+  // Under mutex_.
   std::size_t take_slot();
+  bool is_inside(const RunningBatch& batch, std::size_t slot) const;
+  void take_all(std::vector<std::shared_ptr<Execution>>& begun, Batch& unbegun);
   RunningBatch new_batch();
   void forget_batch(std::vector<RunningBatch>::iterator batch);
   void free_slot(std::size_t slot);
@@ -138,10 +149,11 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   UniqueFd ended_;  // an eventfd
   std::thread background_;
 
-  SegmentMap stub_segments_;
+  SegmentMap stub_segments_;  // changed by the supervisor only
 
   mutable std::mutex mutex_;  // guards what follows
-  bool closed_ = false;
+  bool closing_ = false;  // nothing more may be sent
+  bool closed_ = false;   // nothing more may be read
   std::uint64_t next_number_ = 1;
   std::vector<InFlight> in_flight_;
   std::vector<std::size_t> free_slots_;
@@ -149,6 +161,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::vector<std::vector<std::size_t>> spare_slots_;  // of batches that ended, for the next
   LeaseBook lent_;                                     // of the host arena, to the stub
   RangeTable out_;                                     // of the stub's arena, to callers
+  std::size_t stub_segment_count_ = 0;
   std::size_t stub_arena_bytes_ = 0;
   std::size_t stub_arena_peak_ = 0;
   std::uint64_t failures_logged_ = 0;
@@ -163,8 +176,9 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::vector<protocol::LeaseRelease> releases_;
   std::vector<std::uint64_t> lent_now_;
 
-  // Used by the one thread that reads.
-  std::vector<protocol::MemoryRef> claims_;
+  // Used by the one thread that reads: of the message that it is at.
+  RangeTable moved_;                        // parts of inputs that outputs name
+  std::vector<std::uint64_t> given_back_;  // leases, sorted
 
   std::shared_ptr<void> fork_registration_;  // last: let go of first
 };

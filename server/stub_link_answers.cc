@@ -28,10 +28,6 @@ std::size_t natural_alignment(DType dtype) {
   return bytes == 0 ? 1 : std::min<std::size_t>(bytes & ~(bytes - 1), 16);
 }
 
-bool overlap(const protocol::MemoryRef& a, const protocol::MemoryRef& b) {
-  return a.place == b.place && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
-}
-
 Buffer copy_of(std::span<const std::byte> bytes, CopyKind kind) {
   Buffer buffer = Buffer::ordinary(bytes.size());
   copy_payload(buffer.bytes().data(), bytes.data(), bytes.size(), kind);
@@ -66,9 +62,12 @@ Result<void> StubLink::on_message(const Received& message) {
 }
 
 Result<void> StubLink::on_responses(const protocol::Responses& message) {
-  claims_.clear();
+  if (!moved_.empty()) moved_ = {};
+  given_back_.clear();
+  for (const auto& release : message.releases) given_back_.push_back(release.lease);
+  std::ranges::sort(given_back_);
   for (const protocol::ResponseRecord& record : message.responses) {
-    if (auto done = on_response(message, record); !done) return done;
+    if (auto done = on_response(record); !done) return done;
   }
   if (!message.releases.empty()) {
     if (auto done = on_releases(message.releases); !done) return done;
@@ -76,8 +75,7 @@ Result<void> StubLink::on_responses(const protocol::Responses& message) {
   return message.batch_done ? finish_batch(message) : Result<void>{};
 }
 
-Result<void> StubLink::on_response(const protocol::Responses& message,
-                                   const protocol::ResponseRecord& record) {
+Result<void> StubLink::on_response(const protocol::ResponseRecord& record) {
   const bool final = record.flags & protocol::kResponseFinal;
   std::shared_ptr<Execution> execution;
   {
@@ -102,7 +100,7 @@ Result<void> StubLink::on_response(const protocol::Responses& message,
       response.parameters.emplace_back(parameter.key, from_wire(parameter));
     }
     for (const protocol::TensorRecord& tensor : record.outputs) {
-      auto data = take_memory(message, tensor);
+      auto data = take_memory(tensor);
       if (!data) return std::unexpected(data.error());
       Tensor& output = response.add_output();
       output.name = tensor.name;
@@ -120,8 +118,7 @@ Result<void> StubLink::on_response(const protocol::Responses& message,
   return {};
 }
 
-Result<Buffer> StubLink::take_memory(const protocol::Responses& message,
-                                     const protocol::TensorRecord& tensor) {
+Result<Buffer> StubLink::take_memory(const protocol::TensorRecord& tensor) {
   const protocol::MemoryRef& memory = tensor.memory;
   if (memory.kind == protocol::MemoryKind::Inline)
     return copy_of(tensor.inline_bytes, CopyKind::Inline);
@@ -133,13 +130,6 @@ Result<Buffer> StubLink::take_memory(const protocol::Responses& message,
     return std::unexpected(
         violation("output '" + std::string(tensor.name) + "' is not in C order"));
   }
-  for (const protocol::MemoryRef& other : claims_) {
-    if (overlap(memory, other)) {
-      return std::unexpected(violation("output '" + std::string(tensor.name) +
-                                       "' names bytes that another one names"));
-    }
-  }
-  claims_.push_back(memory);
 
   std::optional<LeaseBook::Range> lent;
   {
@@ -156,10 +146,13 @@ Result<Buffer> StubLink::take_memory(const protocol::Responses& message,
     return std::unexpected(
         violation("output '" + std::string(tensor.name) + "' leaves the input that it names"));
   }
-  if (std::ranges::find(message.releases, memory.lease, &protocol::LeaseRelease::lease) ==
-      message.releases.end()) {
+  if (!std::ranges::binary_search(given_back_, memory.lease)) {
     return std::unexpected(
         violation("output '" + std::string(tensor.name) + "' names an input that the stub keeps"));
+  }
+  if (!moved_.insert(moved_.size(), memory.place, memory.offset, memory.bytes)) {
+    return std::unexpected(violation("output '" + std::string(tensor.name) +
+                                     "' names bytes that another one names"));
   }
   std::byte* data = lent->data + (memory.offset - lent->offset);
   bool misaligned = reinterpret_cast<std::uintptr_t>(data) % natural_alignment(tensor.dtype) != 0;
@@ -197,6 +190,7 @@ void StubLink::release_stub_range(std::uint64_t lease) {
     if (!out_.erase(lease) || closed_) return;
   }
   channel_->release_later(lease);
+  host_->use();
 }
 
 Result<void> StubLink::on_releases(std::span<const protocol::LeaseRelease> releases) {
@@ -218,6 +212,14 @@ Result<void> StubLink::finish_batch(const protocol::Responses& message) {
     if (running_.empty() || running_.front().number != message.batch) {
       return std::unexpected(
           violation("it ends batch " + std::to_string(message.batch) + ", which it isn't at"));
+    }
+    const RunningBatch& batch = running_.front();
+    auto unanswered = std::ranges::find_if(
+        batch.slots, [&](std::size_t slot) { return is_inside(batch, slot); });
+    if (unanswered != batch.slots.end()) {
+      return std::unexpected(
+          violation("it ends batch " + std::to_string(message.batch) + " without an answer to request '" +
+                    in_flight_[*unanswered].execution->request().id + "'"));
     }
     forget_batch(running_.begin());
     if (!running_.empty()) running_.front().since = std::chrono::steady_clock::now();

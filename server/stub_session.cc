@@ -162,8 +162,7 @@ Result<void> StubSession::on_control(ControlMessage message) {
     case ControlKind::SegmentDropped:
       return with.template operator()<protocol::SegmentDropped>(
           [&](const auto& dropped) -> Result<void> {
-            if (link_) link_->on_stub_dropped_segment(dropped.segment);
-            return {};
+            return link_ ? link_->on_stub_dropped_segment(dropped.segment) : Result<void>{};
           });
     case ControlKind::Log:
       return with.template operator()<protocol::Log>([&](const auto& log) -> Result<void> {

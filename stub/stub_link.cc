@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 #include <algorithm>
+#include <bit>
 #include <csignal>
 #include <cstdio>
 
@@ -15,6 +16,7 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::chrono::milliseconds kSocketTick{500};
+constexpr std::size_t kSmallestRing = 4096, kLargestRing = std::size_t{1} << 30;
 // More than can be inside at a time; numbers never repeat, so that an old one does no harm.
 constexpr std::size_t kRememberedCancellations = 4096;
 
@@ -61,17 +63,26 @@ Result<void> StubLink::start() {
   if (!message) return std::unexpected(message.error());
   if (!*message) return failure(ErrorCode::DeadlineExceeded, "the server did not answer");
   Scratch scratch;
+  if ((*message)->kind != protocol::ControlKind::Welcome)
+    return failure(ErrorCode::Protocol, "the server did not begin with Welcome");
   auto welcome = decode<protocol::Welcome>((*message)->body, scratch);
   if (!welcome) return std::unexpected(welcome.error());
   if (welcome->build_id != kBuildId)
     return failure(ErrorCode::Protocol, "the server is another build");
+  if (!std::has_single_bit(welcome->ring_capacity) || welcome->ring_capacity < kSmallestRing ||
+      welcome->ring_capacity > kLargestRing) {
+    return failure(ErrorCode::Protocol, "the server offers a ring of " +
+                                            std::to_string(welcome->ring_capacity) + " bytes");
+  }
   instance_ = welcome->instance;
   auto bytes = (channel_bytes(welcome->ring_capacity) + 4095) / 4096 * 4096;
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
   ArenaOptions options{welcome->arena_initial_bytes, welcome->arena_growth_bytes,
                        welcome->arena_max_bytes};
-  arena_ = std::make_unique<Arena>(options, [this](std::size_t size) { return grow(size); });
+  arena_ = std::make_unique<Arena>(
+      options, [this](std::size_t size) { return grow(size); },
+      [this](SegmentId id) { (void)socket_.send(protocol::SegmentDropped{id}); });
   lent_ = std::make_unique<LeaseBook>(*arena_);
   Channel::Options channel;
   channel.ring_capacity = welcome->ring_capacity;
@@ -275,16 +286,28 @@ Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
     case ControlKind::Finalize:
       push({message.kind, {}, {}});
       return {};
-    case ControlKind::Trim:
-      arena_->trim(0);
+    case ControlKind::Trim: {
+      std::scoped_lock lock(mutex_);
+      trim_wanted_ = true;
+      arrived_.signal();
+      channel_->inbox().interrupt();
       return {};
+    }
     default:
       return failure(ErrorCode::Protocol, "an unexpected control message came");
   }
 }
 
+// What the server gave back before it asked lies in the ring: it is read first, so that its blocks
+// are idle.
+void StubLink::trim() {
+  (void)channel_->inbox().poll();
+  arena_->trim();
+}
+
 std::optional<Event> StubLink::wait(const Deadline& deadline) {
   while (true) {
+    bool trim_now = false;
     {
       std::scoped_lock lock(mutex_);
       if (!events_.empty()) {
@@ -292,8 +315,10 @@ std::optional<Event> StubLink::wait(const Deadline& deadline) {
         events_.erase(events_.begin());
         return event;
       }
+      trim_now = std::exchange(trim_wanted_, false);
       arrived_.reset();
     }
+    if (trim_now) trim();
     (void)channel_->flush_releases();
     auto status = channel_->inbox().wait(arrived_, deadline);
     if (status == WaitStatus::TimedOut) return std::nullopt;

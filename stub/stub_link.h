@@ -97,6 +97,8 @@ class StubLink {
   explicit StubLink(UniqueFd fd) : socket_(std::move(fd)) {}
   Result<void> start();
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
+  // Drops idle segments and tells the server so. The waiting thread's.
+  void trim();
   Result<SegmentMap::Range> resolve(SegmentId place, std::uint64_t offset, std::uint64_t bytes);
   Result<void> on_message(const Received& message);
   Result<void> on_execute(const protocol::Execute& message);
@@ -116,6 +118,7 @@ class StubLink {
   mutable std::mutex mutex_;             // guards what follows
   std::deque<std::uint64_t> cancelled_;  // the last ones
   std::vector<Event> events_;            // oldest first; few, and its memory is reused
+  bool trim_wanted_ = false;
   Completion arrived_;
   std::condition_variable segments_changed_;
   std::uint64_t next_request_ = 1;

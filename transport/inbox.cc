@@ -65,12 +65,14 @@ struct Inbox::Impl {
   void stop(Error error) {
     {
       std::scoped_lock lock(mutex);
-      if (stopped.load(std::memory_order_relaxed)) return;
-      why = std::move(error);
-      stopped.store(true, std::memory_order_release);
-      for (Completion* each = followers; each; each = each->next_)
-        wake_follower(*each, Completion::kLead);
+      if (!stopped.load(std::memory_order_relaxed)) {
+        why = std::move(error);
+        stopped.store(true, std::memory_order_release);
+        for (Completion* each = followers; each; each = each->next_)
+          wake_follower(*each, Completion::kLead);
+      }
     }
+    // Each time: a peer that lives may have spoilt the words that were changed the first time.
     reader.wake();
     reader.wake_background();
   }

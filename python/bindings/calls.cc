@@ -187,8 +187,9 @@ py::object PyCall::take() {
 }
 
 void PyCall::cancel(const std::string& code, const std::string& why) {
+  Call call = call_;  // of our own: another thread may take the answer meanwhile
   py::gil_scoped_release released;
-  call_.cancel(code == "DEADLINE_EXCEEDED" ? ErrorCode::DeadlineExceeded : ErrorCode::Cancelled,
+  call.cancel(code == "DEADLINE_EXCEEDED" ? ErrorCode::DeadlineExceeded : ErrorCode::Cancelled,
                why);
 }
 

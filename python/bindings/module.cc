@@ -54,6 +54,7 @@ py::dict statistics_of(const server::ModelStatistics& model) {
   for (const auto& one : model.instances) {
     instances.append(py::dict("name"_a = one.name, "pid"_a = one.pid, "state"_a = one.state,
                               "restarts"_a = one.restarts, "pss_bytes"_a = one.pss_bytes,
+                              "arena_bytes"_a = one.arena_bytes,
                               "arena_peak_bytes"_a = one.arena_peak_bytes,
                               "answers_out_bytes"_a = one.answers_out_bytes));
   }
@@ -64,6 +65,7 @@ py::dict statistics_of(const server::ModelStatistics& model) {
                   "total_ns"_a = model.total_ns, "stub_copied_bytes"_a = model.stub_copied_bytes,
                   "queued"_a = model.queued, "in_flight"_a = model.in_flight,
                   "arena_bytes_in_use"_a = model.arena_bytes_in_use,
+                  "arena_bytes"_a = model.arena_bytes,
                   "arena_peak_bytes"_a = model.arena_peak_bytes, "instances"_a = instances);
 }
 
@@ -89,6 +91,7 @@ class PyServer {
             static_cast<std::int64_t>(options[key].cast<double>() * 1000));
     };
     seconds("load_timeout", settings.load_timeout);
+    seconds("trim_after", settings.trim_after);
     seconds("drain_timeout", settings.drain_timeout);
     seconds("finalize_timeout", settings.finalize_timeout);
     if (options.contains("quiet") && options["quiet"].cast<bool>())

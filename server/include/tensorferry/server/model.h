@@ -18,6 +18,7 @@
 namespace tensorferry::server {
 
 class CallState;
+class ModelSlot;
 class ModelState;
 
 struct InstanceStatistics {
@@ -26,7 +27,8 @@ struct InstanceStatistics {
   std::string state;  // "ready", "starting", "waiting to restart", "stopped"
   std::uint64_t restarts = 0;
   std::size_t pss_bytes = 0;          // of the stub process; 0 where the kernel doesn't tell
-  std::size_t arena_peak_bytes = 0;   // segments of the stub's arena, at most at one time
+  std::size_t arena_bytes = 0;        // segments of the stub's arena, now
+  std::size_t arena_peak_bytes = 0;   // the same, at most at one time
   std::size_t answers_out_bytes = 0;  // ranges of its arena that callers hold
 };
 
@@ -45,18 +47,21 @@ struct ModelStatistics {
   std::size_t queued = 0;
   std::size_t in_flight = 0;
   std::size_t arena_bytes_in_use = 0;  // of the host arena
-  std::size_t arena_peak_bytes = 0;
+  std::size_t arena_bytes = 0;         // its segments, now
+  std::size_t arena_peak_bytes = 0;    // the same, at most at one time
   std::vector<InstanceStatistics> instances;
 };
 
-// A submitted request. Dropping the handle lets it run on; nobody gets the answer then.
+// A submitted request. Dropping the handle lets it run on; nobody gets the answer then. A handle is
+// used by one thread at a time; a copy of it may cancel from another thread.
 class Call {
  public:
   Call() = default;
   Call(std::shared_ptr<CallState> state, std::shared_ptr<ModelState> model);
 
-  // Waits until it is answered; false when the deadline passed first. One thread at a time. The
-  // waiting thread reads the stub's ring itself (transport/inbox.h).
+  // Waits until it is answered; false when the deadline passed first. One thread at a time, over
+  // all copies: a second one ends the program. The waiting thread reads the stub's ring itself
+  // (transport/inbox.h).
   bool wait(const Deadline& deadline = {});
   bool done() const noexcept;
   // The answer, once. wait() must have returned true (done() be true). The handle is spent then: it
@@ -72,15 +77,16 @@ class Call {
   std::shared_ptr<ModelState> model_;
 };
 
-// Thread-safe, cheap to copy. Errors of a model that was unloaded: Closed.
+// Thread-safe, cheap to copy. Follows the model when it is loaded anew. Errors of a model that was
+// unloaded: Closed.
 class Model {
  public:
   Model() = default;
-  explicit Model(std::shared_ptr<ModelState> state);
+  explicit Model(std::shared_ptr<ModelSlot> slot);
 
   const std::string& name() const noexcept;
   std::int64_t version() const noexcept;
-  const ModelConfig& config() const noexcept;  // as completed
+  ModelConfig config() const;   // as completed
   bool ready() const noexcept;  // at least one instance's stub lives and is initialised
   ModelStatistics statistics() const;
 
@@ -103,7 +109,7 @@ class Model {
   Result<void> infer(Request& request, Response& response, const Deadline& deadline = {});
 
  private:
-  std::shared_ptr<ModelState> state_;
+  std::shared_ptr<ModelSlot> slot_;
 };
 
 }  // namespace tensorferry::server

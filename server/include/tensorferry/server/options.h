@@ -30,6 +30,9 @@ struct ServerOptions {
   std::size_t arena_growth_bytes = 1 << 20;   // shm-growth-byte-size
   std::size_t arena_max_bytes = 0;            // 0: a share of the memory limit (memory_limit.h)
   std::size_t ring_bytes = 1 << 20;           // one direction
+  // A model that is not used for this long (up to twice that) gives idle memory back, in the server
+  // and in its stubs, down to ArenaOptions::keep_idle_bytes each. 0: never.
+  std::chrono::milliseconds trim_after{5'000};
 
   // -- time
   std::chrono::milliseconds load_timeout{0};  // 0: as long as the stub lives
