@@ -1,5 +1,7 @@
 #include "byte_strings.h"
 
+#include <tensorferry/transport/byte_strings.h>
+
 #include <cstring>
 
 #include "py_type.h"
@@ -7,23 +9,20 @@
 namespace tensorferry::stub {
 namespace {
 
-constexpr std::size_t kLengthBytes = 4;
-
-PyRef next_element(std::span<const std::byte>& rest) {
-  if (rest.size() < kLengthBytes) {
-    raise_model_exception("Invalid bytes tensor data: incomplete length field");
-    return {};
+PyRef next_element(ByteStringWalk& walk) {
+  switch (walk.next()) {
+    case ByteStringWalk::Step::Element:
+      return PyRef(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(walk.element().data()),
+                                             static_cast<Py_ssize_t>(walk.element().size())));
+    case ByteStringWalk::Step::CutElement:
+      raise_model_exception("Invalid bytes tensor data: string extends beyond buffer");
+      return {};
+    case ByteStringWalk::Step::End:
+    case ByteStringWalk::Step::CutLength:
+      break;
   }
-  std::uint32_t length = 0;
-  std::memcpy(&length, rest.data(), kLengthBytes);  // once: the other side may still write there
-  rest = rest.subspan(kLengthBytes);
-  if (rest.size() < length) {
-    raise_model_exception("Invalid bytes tensor data: string extends beyond buffer");
-    return {};
-  }
-  PyRef element(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(rest.data()), length));
-  rest = rest.subspan(length);
-  return element;
+  raise_model_exception("Invalid bytes tensor data: incomplete length field");
+  return {};
 }
 
 }  // namespace
@@ -34,14 +33,14 @@ PyRef decode_byte_strings(const Memory& memory) {
   if (!array) return {};
   const numpy::Array* slots = numpy::as_array(array.get());
   const std::size_t count = numpy::bytes_of(*slots, 1);
-  std::span<const std::byte> rest(memory.data, memory.bytes);
+  ByteStringWalk walk({memory.data, memory.bytes});
   for (std::size_t i = 0; i < count; ++i) {
-    PyRef element = next_element(rest);
+    PyRef element = next_element(walk);
     if (!element) return {};
     auto* slot = reinterpret_cast<PyObject**>(slots->data) + i;
     Py_XDECREF(std::exchange(*slot, element.release()));
   }
-  if (rest.empty()) return array;
+  if (walk.next() == ByteStringWalk::Step::End) return array;
   raise_model_exception("Invalid bytes tensor data: more bytes than elements");
   return {};
 }
@@ -60,7 +59,7 @@ bool ByteStrings::collect_element(PyObject* element) {
     PyErr_SetString(PyExc_ValueError, "an element of a bytes tensor has at most 4 GiB");
     return false;
   }
-  bytes_ += kLengthBytes + size;
+  bytes_ += kByteStringLengthBytes + size;
   elements_.push_back(std::move(bytes));
   return true;
 }
@@ -86,9 +85,9 @@ bool ByteStrings::collect(const numpy::Array& source) {
 void ByteStrings::write(std::byte* to) const noexcept {
   for (const PyRef& element : elements_) {
     const auto length = static_cast<std::uint32_t>(PyBytes_Size(element.get()));
-    std::memcpy(to, &length, kLengthBytes);
-    std::memcpy(to + kLengthBytes, PyBytes_AsString(element.get()), length);
-    to += kLengthBytes + length;
+    std::memcpy(to, &length, kByteStringLengthBytes);
+    std::memcpy(to + kByteStringLengthBytes, PyBytes_AsString(element.get()), length);
+    to += kByteStringLengthBytes + length;
   }
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -44,6 +45,8 @@ struct Channel::Impl {
   std::function<void()> notify;
 
   std::atomic<bool> closed{false};
+  std::mutex why_mutex;
+  std::optional<Error> why;  // of close_sending(), under why_mutex
 
   // The reading thread's: a message's private copy.
   Scratch scratch;
@@ -85,8 +88,10 @@ struct Channel::Impl {
     if (first && notify) notify();
   }
 
-  Error why_closed() const {
-    return inbox.stopped() ? inbox.error() : Error{ErrorCode::Closed, "closed", {}};
+  Error why_closed() {
+    if (inbox.stopped()) return inbox.error();
+    std::scoped_lock lock(why_mutex);
+    return why.value_or(Error{ErrorCode::Closed, "closed", {}});
   }
 
   // Under send_mutex: room for a record, waiting for it if need be.
@@ -114,15 +119,19 @@ struct Channel::Impl {
                          std::to_string(max_record_bytes(options.ring_capacity)) +
                          " that fit a record of the ring");
     }
-    auto block = options.spill_arena->allocate(body_bytes);
-    if (!block) return std::unexpected(block.error());
-    write(message, {block->data, body_bytes});
+    // Room first: a block that could not be announced would be nobody's to give back.
     protocol::Spill spill;
+    const std::size_t bytes = encoded_bytes(spill);
+    auto room = claim(bytes, deadline);
+    if (!room) return std::unexpected(room.error());
+    auto block = options.spill_arena->allocate(body_bytes);
+    if (!block) {
+      writer.abort();
+      return std::unexpected(block.error());
+    }
+    write(message, {block->data, body_bytes});
     spill.body = {protocol::MemoryKind::Segment, block->segment, block->offset, body_bytes,
                   options.issue_lease(block->id)};
-    std::size_t bytes = encoded_bytes(spill);
-    auto room = claim(bytes, deadline);
-    if (!room) return std::unexpected(room.error());  // the lease's holder is void with the channel
     encode(spill, *room);
     writer.commit(kind, bytes, true, urgency);
     return {};
@@ -189,6 +198,16 @@ Inbox& Channel::inbox() noexcept { return impl_->inbox; }
 void Channel::close(Error why) {
   impl_->inbox.stop(std::move(why));
   if (!impl_->closed.exchange(true)) impl_->writer.wake();
+}
+
+void Channel::close_sending(Error why) {
+  {
+    std::scoped_lock lock(impl_->why_mutex);
+    if (!impl_->why) impl_->why = std::move(why);
+  }
+  impl_->closed.store(true);
+  impl_->writer.wake();
+  std::scoped_lock nobody_sends(impl_->send_mutex);
 }
 
 bool Channel::closed() const noexcept {

@@ -172,8 +172,13 @@ struct Decoder {
            fail("a parameter's key is longer than allowed");
   }
   bool check(const protocol::RequestRecord& request) {
-    return request.id.size() <= protocol::kMaxNameBytes ||
-           fail("a request's id is longer than allowed");
+    if (request.id.size() > protocol::kMaxNameBytes ||
+        request.correlation_text.size() > protocol::kMaxNameBytes)
+      return fail("a request's id is longer than allowed");
+    return std::ranges::none_of(
+               request.requested_outputs,
+               [](std::string_view name) { return name.size() > protocol::kMaxNameBytes; }) ||
+           fail("an output's name is longer than allowed");
   }
 };
 

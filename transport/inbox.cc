@@ -1,7 +1,9 @@
 #include <tensorferry/transport/inbox.h>
 
+#include <exception>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "futex.h"
@@ -48,11 +50,21 @@ struct Inbox::Impl {
       auto record = reader.peek();
       if (!record) return end(record.error());
       if (!*record) return Drained::Empty;
-      Result<void> handled = handler(**record);
+      Result<void> handled = handle(**record);
       reader.consume();
       if (!handled) return end(handled.error());
     }
     return Drained::Ended;
+  }
+
+  // A handler that throws (it allocates as the peer's message says) must leave nobody waiting.
+  Result<void> handle(const RingRecord& record) {
+    try {
+      return handler(record);
+    } catch (const std::exception& thrown) {
+      return failure(ErrorCode::Internal,
+                     std::string("a message could not be taken in: ") + thrown.what());
+    }
   }
 
   Drained end(Error error) {

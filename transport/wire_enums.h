@@ -7,18 +7,73 @@
 
 namespace tensorferry {
 
+// Switches without a default: the compiler notices an enumerator that is missing here.
 constexpr bool is_known(protocol::MemoryKind value) {
-  return value <= protocol::MemoryKind::DeviceChunk;
+  switch (value) {
+    case protocol::MemoryKind::Inline:
+    case protocol::MemoryKind::Segment:
+    case protocol::MemoryKind::DeviceChunk:
+      return true;
+  }
+  return false;
 }
 constexpr bool is_known(protocol::ParameterKind value) {
-  return value <= protocol::ParameterKind::String;
+  switch (value) {
+    case protocol::ParameterKind::Int:
+    case protocol::ParameterKind::Bool:
+    case protocol::ParameterKind::Double:
+    case protocol::ParameterKind::String:
+      return true;
+  }
+  return false;
 }
 constexpr bool is_known(protocol::SegmentRole value) {
-  return value <= protocol::SegmentRole::Stub;
+  switch (value) {
+    case protocol::SegmentRole::Host:
+    case protocol::SegmentRole::Stub:
+      return true;
+  }
+  return false;
 }
-constexpr bool is_known(protocol::LogLevel value) { return value <= protocol::LogLevel::Error; }
+constexpr bool is_known(protocol::LogLevel value) {
+  switch (value) {
+    case protocol::LogLevel::Verbose:
+    case protocol::LogLevel::Info:
+    case protocol::LogLevel::Warning:
+    case protocol::LogLevel::Error:
+      return true;
+  }
+  return false;
+}
+constexpr bool is_known(protocol::RecordKind value) {
+  switch (value) {
+    case protocol::RecordKind::Pad:
+    case protocol::RecordKind::Execute:
+    case protocol::RecordKind::Cancel:
+    case protocol::RecordKind::Release:
+    case protocol::RecordKind::Responses:
+    case protocol::RecordKind::User:
+      return true;
+  }
+  return false;
+}
 constexpr bool is_known(protocol::ControlKind value) {
-  return value >= protocol::ControlKind::Hello && value <= protocol::ControlKind::Trim;
+  switch (value) {
+    case protocol::ControlKind::Hello:
+    case protocol::ControlKind::Welcome:
+    case protocol::ControlKind::Segment:
+    case protocol::ControlKind::SegmentRequest:
+    case protocol::ControlKind::SegmentDenied:
+    case protocol::ControlKind::SegmentDropped:
+    case protocol::ControlKind::AutoComplete:
+    case protocol::ControlKind::Load:
+    case protocol::ControlKind::Reply:
+    case protocol::ControlKind::Finalize:
+    case protocol::ControlKind::Log:
+    case protocol::ControlKind::Trim:
+      return true;
+  }
+  return false;
 }
 constexpr bool is_known(DeviceKind value) {
   return is_device_kind(static_cast<std::uint8_t>(value));

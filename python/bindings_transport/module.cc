@@ -1,72 +1,129 @@
 // tensorferry._transport: one end of a connection (transport/endpoint.h) for NumPy.
 // tensorferry/transport.py is the face that users see.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <tensorferry/transport/copy.h>
-#include <tensorferry/transport/endpoint.h>
+#include <tensorferry/transport/protocol.h>
 
 #include <chrono>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-namespace py = pybind11;
+#include "arrays.h"
 
 namespace tensorferry {
 namespace {
 
-// The base of an array in shared memory. Sending the array takes `shared` out; `mapping` keeps what
-// is left readable.
-struct Owner {
-  SharedBytes shared;
-  std::shared_ptr<const void> mapping;
-  std::vector<std::byte> small;
-};
-
-[[noreturn]] void raise(const Error& error) {
-  py::object type = py::module_::import("tensorferry.transport").attr("TransportError");
-  py::object exception = type(error.message, std::string(to_string(error.code)));
-  PyErr_SetObject(type.ptr(), exception.ptr());
-  throw py::error_already_set();
-}
-
-template <class T>
-T value_of(Result<T> result) {
-  if (!result) raise(result.error());
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
+// How long a call blocks at most before it looks for signals (Ctrl-C).
+constexpr std::chrono::milliseconds kSlice{100};
 
 Deadline deadline_of(std::optional<double> timeout) {
-  if (!timeout) return {};
+  constexpr double kForEver = 1e9;  // seconds; more would overflow the clock
+  if (!timeout || *timeout > kForEver) return {};
   return Clock::now() +
          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*timeout));
 }
 
-DType dtype_of(const py::dtype& dtype) {
-  auto found = dtype_from_numpy_typestr(std::string(py::str(dtype.attr("str"))));
-  if (!found || found->is_bytes()) {
-    throw py::type_error("dtype " + std::string(py::str(dtype)) +
-                         " does not cross; use numbers or bool, or bytes as uint8");
-  }
-  return *found;
+Deadline slice_of(const Deadline& deadline) {
+  const auto slice = Clock::now() + kSlice;
+  return deadline && *deadline < slice ? deadline : slice;
 }
 
-py::array array_over(std::unique_ptr<Owner> owner, std::span<std::byte> bytes, DType dtype,
-                     const std::vector<std::int64_t>& shape) {
-  std::vector<py::ssize_t> dims(shape.begin(), shape.end());
-  py::object base = py::cast(std::move(owner));
-  return py::array(py::dtype(std::string(numpy_typestr(dtype))), dims, bytes.data(), base);
+void look_for_signals() {
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
+
+// The tensors of one send(). Arrays of ours are given: read-only from now on, and as they were
+// before unless the message is sent.
+class Parcel {
+ public:
+  explicit Parcel(Endpoint& endpoint) : endpoint_(endpoint) {}
+  Parcel(const Parcel&) = delete;
+  Parcel& operator=(const Parcel&) = delete;
+  ~Parcel() {
+    if (sent) return;
+    for (Gift& gift : gifts_) {
+      gift.owner->shared = std::move(tensors[gift.tensor].shared);
+      set_writeable(gift.array, gift.was_writeable);
+    }
+  }
+
+  void add(const std::string& name, const py::handle& value) {
+    py::array array = py::array::ensure(value);
+    if (!array) throw py::type_error("tensor '" + name + "' is no array");
+    EndpointTensor& tensor = tensors.emplace_back();
+    tensor.name = name;
+    tensor.dtype = dtype_of(array.dtype());
+    tensor.shape.assign(array.shape(), array.shape() + array.ndim());
+    if (!give(array, tensor)) borrow(std::move(array), tensor);
+  }
+
+  std::vector<EndpointTensor> tensors;
+  bool sent = false;
+
+ private:
+  struct Gift {
+    Owner* owner;
+    py::array array;
+    std::size_t tensor;
+    bool was_writeable;
+  };
+
+  // False where it is not ours to give, or given by this message already: then it is copied.
+  bool give(const py::array& array, EndpointTensor& tensor) {
+    Owner* owner = owner_of(array);
+    if (!owner) return false;
+    for (const Gift& gift : gifts_) {
+      if (gift.owner == owner) return false;
+    }
+    if (!owner->shared) {
+      throw py::value_error("tensor '" + tensor.name +
+                            "' was given by an earlier send: make a new array with empty()");
+    }
+    if (!endpoint_.knows(owner->shared)) return false;
+    gifts_.push_back({owner, array, tensors.size() - 1, is_writeable(array)});
+    set_writeable(array, false);
+    tensor.shared = std::move(owner->shared);
+    return true;
+  }
+
+  // Bytes that are copied while it is sent; a strided array is packed by NumPy, as the one copy.
+  void borrow(py::array array, EndpointTensor& tensor) {
+    const auto bytes = static_cast<std::size_t>(array.nbytes());
+    if ((array.flags() & py::array::c_style) == 0 && bytes >= protocol::kInlineBelowBytes) {
+      tensor.shared = value_of(endpoint_.allocate(bytes));
+      py::array packed = view_of(tensor.shared.bytes(), tensor.dtype, tensor.shape);
+      py::module_::import("numpy").attr("copyto")(packed, array);
+      count_copy(bytes, CopyKind::Host);
+      return;
+    }
+    array = py::array::ensure(array, py::array::c_style);
+    if (!array) throw py::error_already_set();
+    tensor.plain = {static_cast<const std::byte*>(array.data()), bytes};
+    kept_.push_back(std::move(array));
+  }
+
+  Endpoint& endpoint_;
+  std::vector<Gift> gifts_;
+  std::vector<py::array> kept_;  // alive until their bytes are copied
+};
 
 class End {
  public:
   explicit End(std::unique_ptr<Endpoint> endpoint) : endpoint_(std::move(endpoint)) {}
+  // Its threads may need the GIL for nothing, but are waited for.
+  ~End() {
+    py::gil_scoped_release released;
+    endpoint_.reset();
+  }
+  End(const End&) = delete;
+  End& operator=(const End&) = delete;
 
-  static std::unique_ptr<End> create_on(int fd) {
-    return std::make_unique<End>(value_of(Endpoint::create_on(UniqueFd(fd))));
+  static std::unique_ptr<End> create_on(int fd, std::size_t max_bytes) {
+    EndpointOptions options;
+    options.arena.max_bytes = max_bytes;
+    return std::make_unique<End>(value_of(Endpoint::create_on(UniqueFd(fd), options)));
   }
   static std::unique_ptr<End> connect(int fd, std::optional<double> timeout) {
     Result<std::unique_ptr<Endpoint>> end;
@@ -86,49 +143,44 @@ class End {
         throw py::value_error("the shape is too large");
     }
     auto owner = std::make_unique<Owner>();
-    owner->shared = value_of(endpoint_->allocate(bytes));
+    auto memory = [&] {
+      py::gil_scoped_release released;
+      return endpoint_->allocate(bytes);
+    }();
+    owner->shared = value_of(std::move(memory));
     owner->mapping = owner->shared.mapping();
     std::span<std::byte> range = owner->shared.bytes();
     return array_over(std::move(owner), range, type, shape);
   }
 
   void send(const py::dict& tensors, std::uint64_t tag, std::optional<double> timeout) {
-    std::vector<EndpointTensor> out;
-    std::vector<py::array> kept;  // alive until their bytes are copied
-    for (const auto& [name, value] : tensors) {
-      py::array array = py::array::ensure(value, py::array::c_style);
-      if (!array) throw py::type_error("tensor '" + std::string(py::str(name)) + "' is no array");
-      EndpointTensor& tensor = out.emplace_back();
-      tensor.name = py::str(name);
-      tensor.dtype = dtype_of(array.dtype());
-      tensor.shape.assign(array.shape(), array.shape() + array.ndim());
-      tensor.plain = {static_cast<const std::byte*>(array.data()),
-                      static_cast<std::size_t>(array.nbytes())};
-      if (Owner* owner = owner_of(array)) give(*owner, array, tensor);
-      kept.push_back(std::move(array));
+    const Deadline deadline = deadline_of(timeout);
+    Parcel parcel(*endpoint_);
+    for (const auto& [name, value] : tensors) parcel.add(py::str(name), value);
+    while (true) {
+      Result<void> sent;
+      {
+        py::gil_scoped_release released;
+        sent = endpoint_->send(tag, parcel.tensors, slice_of(deadline));
+      }
+      if (sent) break;
+      if (sent.error().code != ErrorCode::DeadlineExceeded || passed(deadline)) raise(sent.error());
+      look_for_signals();
     }
-    Result<void> sent;
-    {
-      py::gil_scoped_release released;
-      sent = endpoint_->send(tag, std::move(out), deadline_of(timeout));
-    }
-    value_of(std::move(sent));
+    parcel.sent = true;
   }
 
   std::optional<std::pair<std::uint64_t, py::dict>> recv(std::optional<double> timeout) {
-    // In slices, so that Ctrl-C is seen.
-    Deadline deadline = deadline_of(timeout);
+    const Deadline deadline = deadline_of(timeout);
     while (true) {
-      Deadline slice = Clock::now() + std::chrono::milliseconds(100);
-      if (deadline && *deadline < *slice) slice = deadline;
       Result<std::optional<EndpointMessage>> message;
       {
         py::gil_scoped_release released;
-        message = endpoint_->receive(slice);
+        message = endpoint_->receive(slice_of(deadline));
       }
       if (auto received = value_of(std::move(message)))
         return std::pair(received->tag, to_dict(*received));
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      look_for_signals();
       if (passed(deadline)) return std::nullopt;
     }
   }
@@ -137,44 +189,21 @@ class End {
     py::gil_scoped_release released;
     endpoint_->close();
   }
+  std::size_t trim() {
+    py::gil_scoped_release released;
+    return endpoint_->trim();
+  }
   std::size_t bytes_in_use() const { return endpoint_->statistics().bytes_in_use; }
 
  private:
-  // The owner of an array of ours: exactly the whole of what it owns, not a part or another view of
-  // it.
-  static Owner* owner_of(const py::array& array) {
-    py::object base = array.base();
-    if (!base || !py::isinstance<Owner>(base)) return nullptr;
-    auto* owner = base.cast<Owner*>();
-    return owner->mapping ? owner : nullptr;
-  }
-
-  static void give(Owner& owner, const py::array& array, EndpointTensor& tensor) {
-    if (!owner.shared) {
-      throw py::value_error("tensor '" + tensor.name +
-                            "' was given by an earlier send: make a new array with empty()");
-    }
-    if (owner.shared.bytes().size() != static_cast<std::size_t>(array.nbytes())) return;
-    array.attr("flags").attr("writeable") = false;
-    tensor.shared = std::move(owner.shared);
-    owner.shared = {};
-  }
-
   static py::dict to_dict(EndpointMessage& message) {
     py::dict result;
     for (EndpointTensor& tensor : message.tensors) {
-      auto owner = std::make_unique<Owner>();
-      std::span<std::byte> bytes;
-      if (tensor.shared) {
-        owner->shared = std::move(tensor.shared);
-        owner->mapping = owner->shared.mapping();
-        bytes = owner->shared.bytes();
-      } else {
-        owner->small = std::move(tensor.small);
-        bytes = owner->small;
-      }
-      result[py::str(tensor.name)] =
-          array_over(std::move(owner), bytes, tensor.dtype, tensor.shape);
+      // A peer in another language may call a tensor anything.
+      auto name = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+          tensor.name.data(), static_cast<py::ssize_t>(tensor.name.size()), "replace"));
+      if (!name) throw py::error_already_set();
+      result[name] = received_array(tensor);
     }
     return result;
   }
@@ -188,13 +217,14 @@ PYBIND11_MODULE(_transport, module) {
   module.doc() = "One end of a connection that moves tensors between two processes.";
   py::class_<Owner> owner(module, "_Owner");
   py::class_<End>(module, "End")
-      .def_static("create_on", &End::create_on, py::arg("fd"))
+      .def_static("create_on", &End::create_on, py::arg("fd"), py::arg("max_bytes"))
       .def_static("connect", &End::connect, py::arg("fd"), py::arg("timeout") = py::none())
       .def("empty", &End::empty, py::arg("shape"), py::arg("dtype"))
       .def("send", &End::send, py::arg("tensors"), py::arg("tag") = 0,
            py::arg("timeout") = py::none())
       .def("recv", &End::recv, py::arg("timeout") = py::none())
       .def("close", &End::close)
+      .def("trim", &End::trim)
       .def_property_readonly("bytes_in_use", &End::bytes_in_use);
   module.def(
       "host_copies",

@@ -22,7 +22,11 @@ and giving it twice is an error. Any other array is copied once, before `send` r
 from __future__ import annotations
 
 import os
+import select
 import socket
+import threading
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import reduction
 from types import TracebackType
@@ -32,6 +36,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __all__ = ["Channel", "TransportError"]
+
+# How long an end waits for the other one to open before it gives up.
+_GREETING_SECONDS = 60.0
+_DEFAULT_MAX_BYTES = 1 << 30
 
 
 class TransportError(Exception):
@@ -52,21 +60,41 @@ class Channel:
     An end can be pickled to a process that multiprocessing starts (spawn, fork, forkserver) until it is first used; it
     opens at its first use. As with ``multiprocessing.Pipe``, close the copy of the other end that stays in this process,
     or the death of the peer cannot be noticed. Thread-safe, but for `recv`: one thread at a time.
+
+    An end that was open when its process forked belongs to the parent: in the child its calls raise, and arrays that the
+    child inherited keep their values whatever the parent does.
     """
 
-    def __init__(self, fd: int, *, first: bool) -> None:
+    def __init__(self, fd: int, *, first: bool, max_bytes: int = _DEFAULT_MAX_BYTES) -> None:
+        """Takes over `fd`, one end of a SOCK_SEQPACKET socket pair; the first end decides on `max_bytes`."""
         self._fd = fd
         self._first = first
+        self._max_bytes = max_bytes
         self._end: Any = None
+        self._closed = False
+        self._opening = threading.Lock()
+        self._process = os.getpid()
+        self._other: weakref.ref[Channel] | None = None
 
     @staticmethod
-    def pair() -> tuple[Channel, Channel]:
-        """Two connected ends. The first one creates the shared memory of both once it is used."""
+    def pair(*, max_bytes: int = _DEFAULT_MAX_BYTES) -> tuple[Channel, Channel]:
+        """Two connected ends, which may each have up to `max_bytes` of shared memory.
+
+        The first one creates the shared memory of both once it is used.
+        """
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return Channel(one.detach(), first=True), Channel(other.detach(), first=False)
+        first = Channel(one.detach(), first=True, max_bytes=max_bytes)
+        second = Channel(other.detach(), first=False)
+        first._other, second._other = weakref.ref(second), weakref.ref(first)
+        return first, second
 
     def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
-        """An uninitialised array in this end's shared memory, to be filled and sent without a copy."""
+        """An uninitialised array in this end's shared memory, to be filled and sent without a copy.
+
+        Raises:
+            TransportError: the memory is used up (``OUT_OF_SHARED_MEMORY``), or the peer is gone.
+            TypeError: the dtype does not cross.
+        """
         dims = [shape] if isinstance(shape, int) else list(shape)
         array: NDArray[Any] = self._open().empty(dims, np.dtype(dtype))
         return array
@@ -74,11 +102,13 @@ class Channel:
     def send(self, tensors: Mapping[str, ArrayLike], *, timeout: float | None = None) -> None:
         """Sends arrays by name; anything that NumPy or DLPack can make an array of.
 
-        Blocks only while the peer does not read and its ring is full, at most `timeout` seconds.
+        Blocks only while the peer does not read and its ring is full, at most `timeout` seconds. When it raises, nothing
+        was sent, and no array was given.
 
         Raises:
             TransportError: the peer is gone, the time is over, or the memory is used up.
             ValueError: an array was given by an earlier send.
+            TypeError: something is no array, or of a dtype that does not cross (objects, other byte orders).
         """
         self._open().send({name: _as_array(value) for name, value in tensors.items()}, timeout=timeout)
 
@@ -87,10 +117,13 @@ class Channel:
 
         Raises:
             TimeoutError: nothing came within `timeout` seconds.
-            TransportError: the peer broke the protocol.
+            TransportError: the peer broke the protocol, or this end was closed.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        end = self._open(timeout)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            message = self._open().recv(timeout)
+            message = end.recv(left)
         except TransportError as error:
             if error.code == "CLOSED":
                 return None
@@ -105,8 +138,13 @@ class Channel:
         """Bytes of this end's arena that somebody holds, here or at the peer."""
         return int(self._open().bytes_in_use)
 
+    def trim(self) -> int:
+        """Gives idle shared memory of this end back to the system; returns how many bytes."""
+        return int(self._open().trim())
+
     def close(self) -> None:
-        """Ends the connection on this side; arrays that were received stay valid."""
+        """Ends the connection on this side; arrays that were received stay valid. Harmless when it is done twice."""
+        self._closed = True
         if self._end is not None:
             self._end.close()
         elif self._fd >= 0:
@@ -119,24 +157,59 @@ class Channel:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _open(self) -> Any:
-        if self._end is None:
-            if self._fd < 0:
-                raise TransportError("this end was closed", "CLOSED")
-            from . import _transport
+    def __del__(self) -> None:
+        if self._end is None and self._fd >= 0:
+            os.close(self._fd)
 
-            fd, self._fd = self._fd, -1
-            self._end = _transport.End.create_on(fd) if self._first else _transport.End.connect(fd, 60.0)
+    def _open(self, timeout: float | None = None) -> Any:
+        if self._end is None:
+            with self._opening:
+                if self._end is None and not self._closed:
+                    self._open_now(timeout)
+        if self._closed:
+            raise TransportError("this end was closed", "CLOSED")
+        if self._process != os.getpid():
+            raise TransportError(
+                "this end was open when its process forked and belongs to the parent: make a pair of its own here",
+                "FORKED",
+            )
         return self._end
+
+    def _open_now(self, timeout: float | None) -> None:
+        from . import _transport
+
+        self._let_go_of_the_other()
+        if not self._first:
+            self._await_greeting(timeout)
+        fd, self._fd = self._fd, -1
+        self._process = os.getpid()
+        self._end = _transport.End.create_on(fd, self._max_bytes) if self._first else _transport.End.connect(fd, 1.0)
+
+    def _let_go_of_the_other(self) -> None:
+        """In a forked process that uses one end of its parent's pair: a copy of the other would hide the parent's death."""
+        other = self._other() if self._other is not None else None
+        if other is not None and other._end is None and self._process != os.getpid():
+            other.close()
+
+    def _await_greeting(self, timeout: float | None) -> None:
+        """Until the first end is opened; signals are seen meanwhile."""
+        readable = select.poll()
+        readable.register(self._fd, select.POLLIN)
+        patience = _GREETING_SECONDS if timeout is None else min(timeout, _GREETING_SECONDS)
+        if readable.poll(patience * 1000):
+            return
+        if timeout is not None and timeout <= _GREETING_SECONDS:
+            raise TimeoutError(f"the first end was not opened within {timeout} s")
+        raise TransportError(f"the first end was not opened within {_GREETING_SECONDS} s", "DEADLINE_EXCEEDED")
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._end is not None or self._fd < 0:
             raise TypeError("an end that is open belongs to its process: send it before its first use")
-        return _rebuild, (reduction.DupFd(self._fd), self._first)
+        return _rebuild, (reduction.DupFd(self._fd), self._first, self._max_bytes)
 
 
-def _rebuild(duplicate: Any, first: bool) -> Channel:
-    return Channel(duplicate.detach(), first=first)
+def _rebuild(duplicate: Any, first: bool, max_bytes: int) -> Channel:
+    return Channel(duplicate.detach(), first=first, max_bytes=max_bytes)
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -56,8 +56,9 @@ class Channel {
   Channel& operator=(const Channel&) = delete;
 
   // Sends one message; from any thread. Blocks only while the ring is full (backpressure), never
-  // beyond the deadline. Errors: DeadlineExceeded, Closed (with the reason given to close()),
-  // Protocol, OutOfSharedMemory (a body that had to spill).
+  // beyond the deadline. On an error nothing was sent and nothing is held. Errors:
+  // DeadlineExceeded, Closed (with the reason given to close()), Protocol, OutOfSharedMemory (a
+  // body that had to spill).
   template <class Message>
   Result<void> send(const Message& message, Urgency urgency = Urgency::Lazy,
                     const Deadline& deadline = {}) {
@@ -84,6 +85,10 @@ class Channel {
   Inbox& inbox() noexcept;
   // Ends the channel on this side: senders and waiters fail with `why`. Idempotent.
   void close(Error why);
+  // Ends sending only, as when nobody reads at the other side any more: who sends or waits for room
+  // fails with `why`, and what the peer has written can still be read. Returns once nobody is
+  // sending. Idempotent.
+  void close_sending(Error why);
   bool closed() const noexcept;
 
  private:

@@ -8,7 +8,8 @@
 //
 // Each end has an arena of its own. What is sent from it moves to the receiver without a copy, and
 // comes home when the receiver lets go; what lies elsewhere crosses by one counted copy. When the
-// peer dies its holds are void at once.
+// peer is gone its holds are void at once; since it may only have closed its end and still show
+// what it held, this end then hands out nothing more.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -41,7 +42,7 @@ class SharedBytes {
   SharedBytes() = default;
   std::span<std::byte> bytes() const noexcept { return bytes_; }
   // True while nobody else in this process holds the same memory: only then may it move.
-  bool sole() const noexcept { return holder_.use_count() == 1; }
+  bool sole() const noexcept;
   explicit operator bool() const noexcept { return holder_ != nullptr; }
   // Keeps the memory mapped, and nothing else: it may be reused once no SharedBytes holds it.
   std::shared_ptr<const void> mapping() const;
@@ -74,7 +75,8 @@ struct EndpointMessage {
   std::vector<EndpointTensor> tensors;
 };
 
-// Thread-safe. After a fork the child's copy is void: its calls fail with Closed.
+// Thread-safe. After a fork the child's copy is void: its calls fail with Closed, and what it
+// inherited keeps its values whatever the parent does.
 class Endpoint {
  public:
   // This end, and the descriptor for the other one (close-on-exec; hand it to one process). This
@@ -84,22 +86,39 @@ class Endpoint {
   // The same on a socket (SOCK_SEQPACKET) whose other end somebody else has already.
   static Result<std::unique_ptr<Endpoint>> create_on(UniqueFd fd,
                                                      const EndpointOptions& options = {});
-  // The other end. Blocks up to the deadline for the first end's greeting.
+  // The other end. Blocks up to the deadline for the first end's greeting. Errors:
+  // DeadlineExceeded, Closed, Protocol (also when the first end is another build of tensorferry).
   static Result<std::unique_ptr<Endpoint>> connect(UniqueFd fd, const Deadline& deadline = {});
-  ~Endpoint();  // close()
+  // close(). A call that is under way in another thread ends with Closed; none may begin any more.
+  ~Endpoint();
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
 
-  // Memory of this end's arena, to be filled and sent.
+  // Memory of this end's arena, to be filled and sent. Blocks only while the arena grows: the
+  // second end asks the first one's process for that, and waits for it half a minute at most.
+  // Errors: OutOfSharedMemory, Closed.
   Result<SharedBytes> allocate(std::size_t bytes);
   // Sends one message. A tensor's shared memory moves when it is `sole()` here (the message is the
-  // only one that holds it); else it is copied once. Blocks only while the peer's ring is full.
-  // Errors: Closed, DeadlineExceeded, OutOfSharedMemory, InvalidArgument.
-  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor> tensors,
+  // only one that holds it); else it is copied once. When this returns without an error the
+  // tensors' `shared` is empty. On an error nothing was sent and nothing is lost: each tensor still
+  // holds its memory, or the copy that was made of it, so that trying again copies no more. Blocks
+  // while the peer's ring is full, up to the deadline, and as allocate() does. Errors: Closed,
+  // DeadlineExceeded, OutOfSharedMemory, InvalidArgument.
+  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor>& tensors,
                     const Deadline& deadline = {});
-  // The next message; nullopt when the deadline passed. Errors: Closed when the peer is gone and
-  // all that it sent was received; Protocol when it broke the protocol. One thread at a time.
+  Result<void> send(std::uint64_t tag, std::vector<EndpointTensor>&& tensors,
+                    const Deadline& deadline = {}) {
+    return send(tag, tensors, deadline);
+  }
+  // The next message; nullopt when the deadline passed. What arrives while nobody receives waits in
+  // private memory. Errors: Closed when the peer is gone and all that it sent was received;
+  // Protocol when it broke the protocol; InvalidArgument while another thread is receiving.
   Result<std::optional<EndpointMessage>> receive(const Deadline& deadline = {});
+  // True for memory that may move by this end: of its arena, or received by it.
+  bool knows(const SharedBytes& memory) const noexcept;
+  // Gives segments of this end's arena that are wholly idle back to the system, but for
+  // `keep_idle_bytes`; returns how many bytes went.
+  std::size_t trim(std::size_t keep_idle_bytes = 0);
 
   ArenaStatistics statistics() const;
   // Lets the peer know, and fails what waits. What was received stays valid.

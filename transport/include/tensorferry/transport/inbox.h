@@ -36,7 +36,8 @@ enum class WaitStatus : std::uint8_t { Done, TimedOut, Failed };
 class Inbox {
  public:
   // Called by the thread that leads, one record at a time, in order. It must not wait on this
-  // inbox. An error ends the inbox: all waiters return Failed and error() says why.
+  // inbox. An error, or an exception, ends the inbox: all waiters return Failed and error() says
+  // why.
   using Handler = std::function<Result<void>(const RingRecord&)>;
 
   // `ring`: as RingReader takes it.

@@ -52,6 +52,9 @@ class LeaseBook {
     leases_.erase(it);
     return true;
   }
+  // A lease that the peer was never told of: the hold is the caller's again. False when it isn't
+  // lent.
+  bool take_back(std::uint64_t lease) { return leases_.erase(lease) != 0; }
   // The peer is dead: everything is given back.
   void clear() {
     for (const auto& [lease, range] : leases_) arena_.release(range.block);

@@ -1,0 +1,209 @@
+#include <tensorferry/transport/copy.h>
+
+#include <string>
+#include <utility>
+
+#include "endpoint_impl.h"
+
+namespace tensorferry {
+namespace {
+
+// What the peer would refuse is refused here.
+Result<protocol::TensorRecord> describe(const EndpointTensor& tensor) {
+  auto refused = [&](const std::string& why) {
+    return failure(ErrorCode::InvalidArgument,
+                   "tensor '" + tensor.name.substr(0, 200) + "': " + why);
+  };
+  if (tensor.name.size() > protocol::kMaxNameBytes) {
+    return refused("its name has " + std::to_string(tensor.name.size()) + " bytes, at most " +
+                   std::to_string(protocol::kMaxNameBytes) + " are allowed");
+  }
+  if (!is_supported(tensor.dtype)) return refused(to_string(tensor.dtype) + " does not cross");
+  protocol::TensorRecord record;
+  record.name = tensor.name;
+  record.dtype = tensor.dtype;
+  record.shape = tensor.shape;
+  const auto bytes = tensor.bytes();
+  record.memory.bytes = bytes.size();
+  if (bytes.size() < protocol::kInlineBelowBytes) {
+    record.inline_bytes = bytes;
+  } else {
+    record.memory.kind = protocol::MemoryKind::Segment;
+  }
+  if (auto valid = validate(record); !valid) return refused(valid.error().message);
+  return record;
+}
+
+}  // namespace
+
+// What moves with one message. Undone unless the message was sent.
+class Endpoint::Impl::Shipment {
+ public:
+  explicit Shipment(Impl& end) : end_(end) { end_.channel.take_releases(releases); }
+  Shipment(const Shipment&) = delete;
+  Shipment& operator=(const Shipment&) = delete;
+  ~Shipment() {
+    if (sent_) return;
+    for (const Item& item : items_) unload(item);
+    // What this message would have released: its own, added last, went with their items.
+    for (std::size_t i = 0; i + homeward_ < releases.size(); ++i)
+      end_.channel.release_later(releases[i].lease);
+  }
+
+  // A tensor that may move: where it lies, under which lease.
+  protocol::MemoryRef load(EndpointTensor& tensor) {
+    SharedBytes::Holder& holder = *tensor.shared.holder_;
+    const auto bytes = tensor.shared.bytes_;
+    protocol::MemoryRef memory{protocol::MemoryKind::Segment, 0, 0, bytes.size(), 0};
+    std::scoped_lock lock(end_.mutex);
+    holder.moved = true;
+    if (holder.lease != 0) {  // the peer's own range goes home
+      memory.place = holder.segment->id();
+      memory.offset = static_cast<std::uint64_t>(bytes.data() - holder.segment->data());
+      memory.lease = holder.lease;
+      end_.out.erase(holder.lease);
+      end_.held.erase(holder.lease);
+      releases.push_back({holder.lease, {}});
+      ++homeward_;
+    } else {  // its hold becomes the lease's
+      const Block block = end_.arena.lookup(holder.block).value();
+      memory.place = block.segment;
+      memory.offset = block.offset + static_cast<std::uint64_t>(bytes.data() - block.data);
+      memory.lease =
+          end_.lent.lend_held({block.id, block.segment, memory.offset, bytes.size(), bytes.data()});
+    }
+    items_.push_back({&tensor, memory});
+    return memory;
+  }
+  void sent() noexcept { sent_ = true; }
+
+  std::vector<protocol::LeaseRelease> releases;
+
+ private:
+  struct Item {
+    EndpointTensor* tensor;
+    protocol::MemoryRef memory;
+  };
+
+  void unload(const Item& item) {
+    SharedBytes::Holder& holder = *item.tensor->shared.holder_;
+    std::scoped_lock lock(end_.mutex);
+    if (holder.lease != 0) {
+      holder.moved = false;
+      const protocol::MemoryRef& memory = item.memory;
+      expects(end_.out.insert(memory.lease, memory.place, memory.offset, memory.bytes).has_value(),
+              "what was held can be held again");
+      end_.held.emplace(holder.lease,
+                        SegmentMap::Range{holder.segment, item.tensor->shared.bytes_});
+    } else {
+      // Where the peer gave back what it was never told of, or is gone, the block is not ours now.
+      holder.moved = !end_.lent.take_back(item.memory.lease);
+    }
+  }
+
+  Impl& end_;
+  std::vector<Item> items_;
+  std::size_t homeward_ = 0;
+  bool sent_ = false;
+};
+
+SharedBytes Endpoint::Impl::own(const Block& block) {
+  SharedBytes shared;
+  shared.holder_ = std::make_shared<SharedBytes::Holder>();
+  shared.holder_->owner = shared_from_this();
+  shared.holder_->block = block.id;
+  shared.bytes_ = {block.data, block.bytes};
+  return shared;
+}
+
+Result<SharedBytes> Endpoint::Impl::allocate(std::size_t bytes) {
+  if (auto open = may_send(); !open) return std::unexpected(open.error());
+  channel.inbox().poll();  // what has come home is used first
+  auto block = arena.allocate(bytes);
+  if (!block) return std::unexpected(block.error());
+  SharedBytes shared = own(*block);
+  // Looked at once more: an end that was closed may live on and show what it held, so nothing of
+  // that is ever handed out again.
+  if (auto open = may_send(); !open) return std::unexpected(open.error());
+  return shared;
+}
+
+bool Endpoint::Impl::may_move(const EndpointTensor& tensor) const noexcept {
+  return tensor.shared && tensor.shared.holder_->owner.get() == this && tensor.shared.sole();
+}
+
+Result<void> Endpoint::Impl::make_movable(EndpointTensor& tensor) {
+  if (may_move(tensor)) return {};
+  const auto bytes = tensor.bytes();
+  auto copy = allocate(bytes.size());
+  if (!copy) return std::unexpected(copy.error());
+  copy_payload(copy->bytes_.data(), bytes.data(), bytes.size());
+  tensor.shared = std::move(*copy);
+  return {};
+}
+
+Result<void> Endpoint::Impl::send(std::uint64_t tag, std::vector<EndpointTensor>& tensors,
+                                  const Deadline& deadline) {
+  if (auto open = may_send(); !open) return open;
+  if (tensors.size() > protocol::kMaxListItems)
+    return failure(ErrorCode::InvalidArgument, "more tensors than one message may have");
+  std::vector<protocol::TensorRecord> records;
+  records.reserve(tensors.size());
+  for (const EndpointTensor& tensor : tensors) {
+    auto record = describe(tensor);
+    if (!record) return std::unexpected(record.error());
+    records.push_back(*record);
+  }
+  auto travels_inline = [&](std::size_t i) {
+    return records[i].memory.kind == protocol::MemoryKind::Inline;
+  };
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (travels_inline(i)) continue;
+    if (auto movable = make_movable(tensors[i]); !movable) return movable;
+  }
+  Shipment shipment(*this);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!travels_inline(i)) records[i].memory = shipment.load(tensors[i]);
+  }
+  auto sent =
+      channel.send(protocol::UserMessage{tag, records, shipment.releases}, Urgency::Lazy, deadline);
+  if (!sent) return sent;
+  shipment.sent();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (travels_inline(i)) count_copy(records[i].memory.bytes, CopyKind::Inline);
+    tensors[i].shared = {};
+  }
+  // What was let go of while we held the ring would wait for the next message.
+  (void)channel.flush_releases();
+  return {};
+}
+
+// ------------------------------------------------------------------------------------ SharedBytes
+bool SharedBytes::sole() const noexcept {
+  if (holder_.use_count() != 1) return false;
+  // Whoever held it too has let go; what it wrote before is seen from here on.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return true;
+}
+
+std::shared_ptr<const void> SharedBytes::mapping() const {
+  if (!holder_) return nullptr;
+  if (holder_->segment) return holder_->segment;
+  return holder_->owner;
+}
+
+SharedBytes::Holder::~Holder() {
+  if (moved || !owner || owner->inherited()) return;
+  if (block != 0) {
+    owner->arena.release(block);
+    return;
+  }
+  {
+    std::scoped_lock lock(owner->mutex);
+    owner->held.erase(lease);
+    if (!owner->out.erase(lease) || owner->ended) return;
+  }
+  owner->channel.release_later(lease);
+}
+
+}  // namespace tensorferry
