@@ -57,14 +57,11 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options,
       host_(std::make_shared<HostArena>(segments_, arena_options(options), std::move(watch))),
       generation_(fork_generation()) {}
 
-Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
-                                                     const ServerOptions& options,
-                                                     std::shared_ptr<SegmentAuthority> segments,
-                                                     std::shared_ptr<Logger> logger,
-                                                     std::shared_ptr<IdleWatch> watch,
-                                                     const std::stop_token& stop) {
-  std::shared_ptr<ModelState> state(new ModelState(
-      std::move(source), options, std::move(segments), std::move(logger), std::move(watch)));
+Result<std::shared_ptr<ModelState>> ModelState::load(
+    ModelSource source, const ServerOptions& options, std::shared_ptr<SegmentAuthority> segments,
+    std::shared_ptr<Logger> logger, std::shared_ptr<IdleWatch> watch, const std::stop_token& stop) {
+  std::shared_ptr<ModelState> state(new ModelState(std::move(source), options, std::move(segments),
+                                                   std::move(logger), std::move(watch)));
   Result<void> started;
   try {
     std::stop_callback on_stop(stop, [&state] { state->stop_loading(); });
@@ -186,7 +183,8 @@ Result<void> ModelState::complete_config(const std::string& completed) {
     scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue),
                                              placements().size());
   } catch (const std::system_error& error) {
-    return failure(ErrorCode::System, std::string("a thread for the batching delay: ") + error.what());
+    return failure(ErrorCode::System,
+                   std::string("a thread for the batching delay: ") + error.what());
   }
   return {};
 }
@@ -295,7 +293,8 @@ ModelStatistics ModelState::statistics() const {
   return result;
 }
 
-// Called every few seconds while the model is used: two calls without a use in between are idleness.
+// Called every few seconds while the model is used: two calls without a use in between are
+// idleness.
 bool ModelState::trim_when_idle() {
   const std::uint64_t uses = host_->uses();
   if (uses == trimmed_at_) return false;

@@ -19,9 +19,11 @@ void in_parallel(std::size_t count, std::size_t limit, Work&& work) {
     for (std::size_t i = next++; i < count; i = next++) work(i);
   };
   std::vector<std::thread> more;
+  std::size_t wanted = std::min(count, limit);
   try {
-    while (more.size() + 1 < std::min(count, limit)) more.emplace_back(run);
+    while (more.size() + 1 < wanted) more.emplace_back(run);
   } catch (const std::system_error&) {
+    wanted = more.size() + 1;
   }
   run();
   for (std::thread& thread : more) thread.join();

@@ -190,7 +190,7 @@ void PyCall::cancel(const std::string& code, const std::string& why) {
   Call call = call_;  // of our own: another thread may take the answer meanwhile
   py::gil_scoped_release released;
   call.cancel(code == "DEADLINE_EXCEEDED" ? ErrorCode::DeadlineExceeded : ErrorCode::Cancelled,
-               why);
+              why);
 }
 
 py::object infer_function(const Model& model) {
