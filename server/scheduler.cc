@@ -194,7 +194,8 @@ std::size_t Scheduler::batch_length(TimePoint now, std::optional<TimePoint>& aga
 
 bool Scheduler::next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<StubLink>& link,
                            std::optional<TimePoint>& again) {
-  while (!queue_.empty() && queue_.front()->done()) queue_.pop_front();  // cancelled on its way back
+  while (!queue_.empty() && queue_.front()->done())
+    queue_.pop_front();  // cancelled on its way back
   if (queue_.empty()) return false;
   auto idle = least_busy();
   if (!idle) return false;

@@ -69,7 +69,8 @@ struct Server::Impl {
 
   Result<void> load_all(const std::vector<std::string>& names) {
     std::vector<Result<std::shared_ptr<ModelState>>> results(names.size());
-    in_parallel(names.size(), models_at_a_time(), [&](std::size_t i) { results[i] = load(names[i]); });
+    in_parallel(names.size(), models_at_a_time(),
+                [&](std::size_t i) { results[i] = load(names[i]); });
     std::string failures;
     Error first;
     for (std::size_t i = 0; i < names.size(); ++i) {
@@ -173,8 +174,7 @@ Result<Model> Server::model(const std::string& name, std::optional<std::int64_t>
   if (version && *version != served) {
     return std::unexpected(Error{ErrorCode::NotFound,
                                  "model '" + name + "' is served in version " +
-                                     std::to_string(served) + ", not " +
-                                     std::to_string(*version),
+                                     std::to_string(served) + ", not " + std::to_string(*version),
                                  {name, {}, {}}});
   }
   return Model(it->second);

@@ -152,8 +152,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   SegmentMap stub_segments_;  // changed by the supervisor only
 
   mutable std::mutex mutex_;  // guards what follows
-  bool closing_ = false;  // nothing more may be sent
-  bool closed_ = false;   // nothing more may be read
+  bool closing_ = false;      // nothing more may be sent
+  bool closed_ = false;       // nothing more may be read
   std::uint64_t next_number_ = 1;
   std::vector<InFlight> in_flight_;
   std::vector<std::size_t> free_slots_;
@@ -177,7 +177,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::vector<std::uint64_t> lent_now_;
 
   // Used by the one thread that reads: of the message that it is at.
-  RangeTable moved_;                        // parts of inputs that outputs name
+  RangeTable moved_;                       // parts of inputs that outputs name
   std::vector<std::uint64_t> given_back_;  // leases, sorted
 
   std::shared_ptr<void> fork_registration_;  // last: let go of first

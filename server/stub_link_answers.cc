@@ -151,8 +151,8 @@ Result<Buffer> StubLink::take_memory(const protocol::TensorRecord& tensor) {
         violation("output '" + std::string(tensor.name) + "' names an input that the stub keeps"));
   }
   if (!moved_.insert(moved_.size(), memory.place, memory.offset, memory.bytes)) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) +
-                                     "' names bytes that another one names"));
+    return std::unexpected(
+        violation("output '" + std::string(tensor.name) + "' names bytes that another one names"));
   }
   std::byte* data = lent->data + (memory.offset - lent->offset);
   bool misaligned = reinterpret_cast<std::uintptr_t>(data) % natural_alignment(tensor.dtype) != 0;
@@ -214,12 +214,12 @@ Result<void> StubLink::finish_batch(const protocol::Responses& message) {
           violation("it ends batch " + std::to_string(message.batch) + ", which it isn't at"));
     }
     const RunningBatch& batch = running_.front();
-    auto unanswered = std::ranges::find_if(
-        batch.slots, [&](std::size_t slot) { return is_inside(batch, slot); });
+    auto unanswered =
+        std::ranges::find_if(batch.slots, [&](std::size_t slot) { return is_inside(batch, slot); });
     if (unanswered != batch.slots.end()) {
-      return std::unexpected(
-          violation("it ends batch " + std::to_string(message.batch) + " without an answer to request '" +
-                    in_flight_[*unanswered].execution->request().id + "'"));
+      return std::unexpected(violation("it ends batch " + std::to_string(message.batch) +
+                                       " without an answer to request '" +
+                                       in_flight_[*unanswered].execution->request().id + "'"));
     }
     forget_batch(running_.begin());
     if (!running_.empty()) running_.front().since = std::chrono::steady_clock::now();
