@@ -37,10 +37,7 @@ if(TENSORFERRY_BUILD_TESTS)
 endif()
 
 if(TENSORFERRY_BUILD_BENCH)
-  find_package(benchmark QUIET)
-  if(NOT benchmark_FOUND)
-    _tensorferry_missing("Google Benchmark" libbenchmark-dev "  or -DTENSORFERRY_BUILD_BENCH=OFF")
-  endif()
+  find_package(benchmark QUIET) # only for bench/micro/, which says so where it isn't there
 endif()
 
 # Python: for the stub's extension (NumPy's and DLPack's headers) and for the bindings (pybind11).
@@ -48,4 +45,19 @@ endif()
 set(TENSORFERRY_HAVE_PYTHON OFF)
 if(TENSORFERRY_BUILD_PYTHON)
   include(PythonDependencies)
+endif()
+
+# NVTX's headers, for spans in NVIDIA's tools: from a CUDA toolkit, or from the wheel nvidia-nvtx. Nothing of it is linked.
+find_path(
+  TENSORFERRY_NVTX_INCLUDE_DIR nvtx3/nvToolsExt.h
+  HINTS ENV CUDA_HOME ENV CUDA_PATH
+  PATHS /usr/local/cuda "${_nvtx}"
+  PATH_SUFFIXES include ""
+  DOC "Folder that has nvtx3/nvToolsExt.h")
+mark_as_advanced(TENSORFERRY_NVTX_INCLUDE_DIR)
+add_library(tensorferry_nvtx_headers INTERFACE)
+if(TENSORFERRY_NVTX_INCLUDE_DIR)
+  target_include_directories(tensorferry_nvtx_headers SYSTEM INTERFACE "${TENSORFERRY_NVTX_INCLUDE_DIR}")
+else()
+  message(STATUS "tensorferry: no nvtx3/nvToolsExt.h (CUDA toolkit, or pip install nvidia-nvtx): built without NVTX ranges")
 endif()

@@ -1,4 +1,5 @@
-# The interpreter that builds and, from its wheels, NumPy's headers, dlpack.h and pybind11. Sets TENSORFERRY_HAVE_PYTHON.
+# The interpreter that builds and, from its wheels, the headers of NumPy, DLPack and NVTX and pybind11. Sets
+# TENSORFERRY_HAVE_PYTHON.
 include_guard(GLOBAL)
 
 if(NOT Python_EXECUTABLE AND EXISTS "${PROJECT_SOURCE_DIR}/.venv/bin/python")
@@ -18,6 +19,7 @@ else()
     OUTPUT_VARIABLE _found OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
   string(JSON _numpy GET "${_found}" numpy)
   string(JSON _dlpack GET "${_found}" dlpack)
+  string(JSON _nvtx GET "${_found}" nvtx)
   string(JSON _pybind11 GET "${_found}" pybind11)
   string(JSON TENSORFERRY_PYTHON_FREE_THREADED GET "${_found}" free_threaded)
 

@@ -21,12 +21,20 @@ def folder_with(package: str, below: str, file: str) -> str:
     return str(folder / below) if found else ""
 
 
+def nvtx_folder() -> str:
+    """The wheel nvidia-nvtx lies in a folder of NVIDIA's that is named by CUDA's version."""
+    nvidia = package_folder("nvidia")
+    found = sorted(nvidia.glob("*/include/nvtx3/nvToolsExt.h")) if nvidia else []
+    return str(found[-1].parent.parent) if found else ""
+
+
 print(
     json.dumps(
         {
             "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
             "numpy": folder_with("numpy", "_core/include", "numpy/arrayobject.h"),  # NumPy 2's place
             "dlpack": folder_with("tvm_ffi", "include", "dlpack/dlpack.h"),
+            "nvtx": nvtx_folder(),
             "pybind11": folder_with("pybind11", "share/cmake/pybind11", "pybind11Config.cmake"),
         }
     )

@@ -14,6 +14,8 @@ void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
   completion_.reset();
   batch_size_ = 1;
   submitted_ = std::chrono::steady_clock::now();
+  renumber();
+  queued_.begin(Phase::Queue, number());
 }
 
 void CallState::recycle() {
@@ -30,6 +32,8 @@ void CallState::assign(std::shared_ptr<StubLink> link) {
   {
     std::scoped_lock lock(mutex_);
     link_ = std::move(link);
+    queued_.end();
+    if (!link_) queued_.begin(Phase::Queue, number());
   }
   assigned_.notify_one();
 }
@@ -54,6 +58,7 @@ bool CallState::finish(const Error* error) noexcept {
   auto self = shared_from_this();
   {
     std::scoped_lock lock(mutex_);
+    queued_.end();
     completion_.signal();
   }
   assigned_.notify_one();
@@ -62,6 +67,7 @@ bool CallState::finish(const Error* error) noexcept {
 }
 
 bool CallState::wait(const Deadline& deadline) {
+  Span span(Phase::Wait, number());
   expects(!waiting_.exchange(true, std::memory_order_acq_rel),
           "one thread at a time waits for a call");
   const bool answered = wait_alone(deadline);

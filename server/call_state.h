@@ -3,6 +3,7 @@
 
 #include <tensorferry/server/model.h>
 #include <tensorferry/transport/inbox.h>
+#include <tensorferry/transport/trace.h>
 
 #include <atomic>
 #include <chrono>
@@ -74,9 +75,10 @@ class CallState final : public Execution, public std::enable_shared_from_this<Ca
   std::int64_t batch_size_ = 1;
   std::chrono::steady_clock::time_point submitted_;
 
-  std::mutex mutex_;  // guards link_
+  std::mutex mutex_;  // guards what follows
   std::condition_variable assigned_;
   std::shared_ptr<StubLink> link_;
+  AsyncSpan queued_;
 };
 
 }  // namespace tensorferry::server

@@ -5,6 +5,8 @@
 #include <tensorferry/server/request.h>
 #include <tensorferry/transport/error.h>
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
@@ -16,6 +18,9 @@ class Execution {
  public:
   virtual ~Execution() = default;
 
+  // What the request goes by in messages and traces: no other of this process has it, ever.
+  // Stable while it is queued or in a stub.
+  std::uint64_t number() const noexcept { return number_; }
   // Stable while it is in a stub.
   virtual const Request& request() const noexcept = 0;
   // Where the next response is put together before respond(); reused from one to the next.
@@ -24,6 +29,16 @@ class Execution {
   // 0..n times, the last one with `final`. Called by the thread that reads the stub's ring: must
   // not block or wait on the stub.
   virtual void respond(const Error* error, bool empty, bool final) noexcept = 0;
+
+ protected:
+  void renumber() noexcept { number_ = next_number(); }  // it is another request now
+
+ private:
+  static std::uint64_t next_number() noexcept {
+    static std::atomic<std::uint64_t> next{1};
+    return next.fetch_add(1, std::memory_order_relaxed);
+  }
+  std::uint64_t number_ = next_number();
 };
 
 using Batch = std::vector<std::shared_ptr<Execution>>;

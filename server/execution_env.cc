@@ -79,12 +79,14 @@ Result<StubCommand> stub_command(const ModelConfig& config, const fs::path& mode
   for (const char* key : {"TENSORFERRY_PYTHON", "EXECUTION_ENV_PATH"}) {
     const std::string* value = parameter(config, key);
     if (!value) continue;
+    command.chosen_by = "parameter " + std::string(key) + " of model '" + config.name + "'";
     fs::path path = expand(*value, model_directory);
     if (fs::is_directory(path, ignored)) {
       command.interpreter = interpreter_in(path);
       if (command.interpreter.empty()) {
         return not_found(config, key, path.string(),
-                         "that folder has no bin/python that can be run");
+                         "that folder has no bin/python that can be run; name the folder of a venv "
+                         "or of a conda environment");
       }
       activate(command, fs::absolute(path, ignored));
       return command;
@@ -93,14 +95,17 @@ Result<StubCommand> stub_command(const ModelConfig& config, const fs::path& mode
       return not_found(config, key, path.string(),
                        fs::exists(path, ignored)
                            ? "it is no folder; unpack the archive and name the folder"
-                           : "there is no such folder");
+                           : "there is no such folder; create the environment, or name another");
     }
     command.interpreter = find_in_path(path.string());
     if (!is_executable(command.interpreter)) {
-      return not_found(config, key, path.string(), "there is no such interpreter that can be run");
+      return not_found(
+          config, key, path.string(),
+          "there is no such interpreter that can be run; create the environment, or name another");
     }
     return command;
   }
+  command.chosen_by = "the server's default";
   command.interpreter = find_in_path(default_python.empty() ? "python3" : default_python);
   if (!is_executable(command.interpreter)) {
     return failure(ErrorCode::NotFound,

@@ -2,7 +2,6 @@
 
 #include <tensorferry/transport/version.h>
 
-#include <array>
 #include <cstdio>
 
 namespace tensorferry::server {
@@ -98,9 +97,8 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
       text.sample(label(model, instance), instance.pss_bytes);
   }
   text.family("tensorferry_copied_bytes_total", "counter", "Payload copied, by process and kind.");
-  constexpr std::array kKinds{"inline", "host", "h2d", "d2h", "d2d", "peer"};
   for (std::size_t kind = 0; kind < kCopyKinds; ++kind) {
-    text.sample(std::string("process=\"server\",kind=\"") + kKinds[kind] + "\"",
+    text.sample("process=\"server\",kind=" + quoted(to_string(static_cast<CopyKind>(kind))),
                 copies.bytes[kind]);
   }
   for (const auto& model : models) {

@@ -35,7 +35,7 @@ Result<void> ModelState::check_sizes(const Request& request) const {
                  "the request's id has " + std::to_string(request.id.size()) + " bytes, " +
                      std::to_string(kMaxNameBytes) + " are allowed");
   }
-  std::size_t text = request.correlation_text.size();
+  std::size_t text = request.correlation_text.size() + request.trace_context.size();
   for (const auto& [key, value] : request.parameters) {
     if (key.size() > kMaxNameBytes) {
       return wrong(name(), request,
@@ -47,8 +47,8 @@ Result<void> ModelState::check_sizes(const Request& request) const {
   }
   if (text <= kMaxTextBytes) return {};
   return wrong(name(), request,
-               "the request's parameters and correlation id take " + std::to_string(text) +
-                   " bytes, " + std::to_string(kMaxTextBytes) +
+               "the request's parameters, correlation id and trace context take " +
+                   std::to_string(text) + " bytes, " + std::to_string(kMaxTextBytes) +
                    " are allowed: what is larger belongs into an input");
 }
 

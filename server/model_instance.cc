@@ -36,6 +36,8 @@ ModelInstance::ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority
       events_(events),
       logger_(std::move(logger)),
       link_changed_(std::move(link_changed)),
+      restarts_counter_(Counters::of_process().add(
+          "stub_restarts", {{"model", spec_.link.model}, {"instance", spec_.link.instance}})),
       stop_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   supervisor_ = std::thread([this] { supervise(); });
 }
@@ -89,6 +91,7 @@ void ModelInstance::supervise() {
                      "its stub is started again in " + std::to_string(delay.count()) + " ms");
     if (!sleep_unless_stopped(delay)) break;
     restarts_.fetch_add(1);
+    restarts_counter_.add();
     set_state("starting", 0, nullptr);
   }
   set_state("stopped", 0, nullptr);
@@ -119,8 +122,9 @@ Result<void> ModelInstance::load(StubSession& session) {
 }
 
 bool ModelInstance::live_once() {
-  auto session = StubSession::start(spec_.command, spec_.link, segments_, host_, events_, logger_,
-                                    stop_.get());
+  auto session = StubSession::start(
+      spec_.command, spec_.link, segments_, host_, events_, logger_, stop_.get(),
+      spec_.load_timeout.count() > 0 ? spec_.load_timeout : StubSession::kHelloPatience);
   Result<void> loaded;
   if (session) {
     set_state("starting", (*session)->pid(), (*session)->link());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <tensorferry/server/model.h>
+#include <tensorferry/transport/counters.h>
 
 #include <atomic>
 #include <chrono>
@@ -78,6 +79,7 @@ class ModelInstance {
   InstanceEvents& events_;
   const std::shared_ptr<Logger> logger_;
   const LinkChanged link_changed_;
+  const Counter restarts_counter_;
   UniqueFd stop_;  // eventfd
 
   std::promise<Result<void>> first_;

@@ -30,6 +30,7 @@ void Request::clear() noexcept {
   correlation_text.clear();
   flags = 0;
   priority = 0;
+  trace_context.clear();
   timeout_us = 0;
 }
 

@@ -5,7 +5,7 @@
 namespace tensorferry::server {
 
 Scheduler::Scheduler(SchedulerOptions options, std::size_t instances)
-    : options_(std::move(options)), slots_(instances) {
+    : options_(std::move(options)), seen_(options_.model), slots_(instances) {
   if (options_.dynamic_batching && options_.max_queue_delay.count() > 0) {
     timer_ = std::thread([this] { run_timer(); });
   }
@@ -95,16 +95,20 @@ void Scheduler::count_finished(std::optional<ErrorCode> failed,
   std::scoped_lock lock(mutex_);
   if (!failed) {
     ++counts_.succeeded;
+    seen_.succeeded.add();
   } else if (*failed == ErrorCode::Cancelled || *failed == ErrorCode::DeadlineExceeded) {
     ++counts_.cancelled;
+    seen_.cancelled.add();
   } else {
     ++counts_.failed;
+    seen_.failed.add();
   }
   counts_.total_ns += static_cast<std::uint64_t>(std::chrono::nanoseconds(took).count());
   if (--counts_.in_flight == 0) drained_.notify_all();
 }
 
 void Scheduler::executed(std::uint64_t execute_ns, std::uint64_t copied_bytes) noexcept {
+  seen_.executions.add();
   std::scoped_lock lock(mutex_);
   ++counts_.executions;
   counts_.execute_ns += execute_ns;
@@ -238,7 +242,11 @@ void Scheduler::dispatch() {
     // Assigned first: the answer may be there before execute() returns.
     for (auto& execution : batch) static_cast<CallState&>(*execution).assign(link);
     auto sent = link->execute(batch);
-    if (!sent) not_sent(batch, instance, link.get(), sent.error());
+    if (sent) {
+      seen_.batches.add();
+    } else {
+      not_sent(batch, instance, link.get(), sent.error());
+    }
     batch.clear();
     std::scoped_lock lock(mutex_);
     spare_batches_.push_back(std::move(batch));

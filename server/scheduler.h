@@ -18,6 +18,7 @@
 
 #include "call_state.h"
 #include "execution.h"
+#include "model_counters.h"
 
 namespace tensorferry::server {
 
@@ -90,6 +91,7 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   void run_timer();
 
   const SchedulerOptions options_;
+  const ModelCounters seen_;  // from outside
 
   mutable std::mutex mutex_;  // guards what follows
   std::deque<std::shared_ptr<CallState>> queue_;

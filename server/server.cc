@@ -1,8 +1,8 @@
 #include <tensorferry/server/server.h>
 #include <tensorferry/transport/fork_guard.h>
+#include <tensorferry/transport/trace.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <shared_mutex>
@@ -15,6 +15,7 @@
 #include "model_slot.h"
 #include "model_state.h"
 #include "parallel.h"
+#include "payload.h"
 
 namespace tensorferry::server {
 
@@ -58,19 +59,23 @@ struct Server::Impl {
     return one;
   }
 
-  Result<std::shared_ptr<ModelState>> load(const std::string& name) {
+  // Until `stop` is asked, by the caller or by shutdown().
+  Result<std::shared_ptr<ModelState>> load(const std::string& name, const std::stop_token& stop) {
     auto source = find_model(repository, name);
     if (!source) return std::unexpected(source.error());
     for (const std::string& warning : source->warnings) logger->warning(name, warning);
+    std::stop_source either;
+    auto stop_it = [&either] { either.request_stop(); };
+    std::stop_callback by_caller(stop, stop_it), by_shutdown(stop_loading.get_token(), stop_it);
     return ModelState::load({source->config.name, source->directory, source->model_file,
                              source->version, source->config},
-                            options, segments, logger, watch, stop_loading.get_token());
+                            options, segments, logger, watch, either.get_token());
   }
 
   Result<void> load_all(const std::vector<std::string>& names) {
     std::vector<Result<std::shared_ptr<ModelState>>> results(names.size());
     in_parallel(names.size(), models_at_a_time(),
-                [&](std::size_t i) { results[i] = load(names[i]); });
+                [&](std::size_t i) { results[i] = load(names[i], options.stop); });
     std::string failures;
     Error first;
     for (std::size_t i = 0; i < names.size(); ++i) {
@@ -116,13 +121,14 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repository,
                                               ServerOptions options) {
+  name_traced_process("server");
   auto impl = std::make_unique<Impl>();
   std::error_code error;
   impl->repository = std::filesystem::absolute(repository, error);
   impl->logger = options.logger ? options.logger : stderr_logger();
-  if (options.payload.empty()) {
-    if (const char* payload = std::getenv("TENSORFERRY_PAYLOAD")) options.payload = payload;
-  }
+  auto payload = find_payload(options.payload);
+  if (!payload) return std::unexpected(payload.error());
+  options.payload = std::move(*payload);
   impl->options = options;
   std::vector<std::string> names;
   if (options.models) {
@@ -188,13 +194,13 @@ std::vector<std::string> Server::model_names() const {
   return names;
 }
 
-Result<void> Server::load(const std::string& name) {
+Result<void> Server::load(const std::string& name, const std::stop_token& stop) {
   if (auto alive = impl_->alive(); !alive) return alive;
   auto one_at_a_time = impl_->mutex_of(name);
   std::scoped_lock control(*one_at_a_time);
   std::shared_lock changing(impl_->changing);
   if (auto alive = impl_->alive(); !alive) return alive;
-  auto fresh = impl_->load(name);
+  auto fresh = impl_->load(name, stop);
   if (!fresh) return std::unexpected(impl_->alive() ? fresh.error() : shut_down());
   std::shared_ptr<ModelState> old;
   {

@@ -1,6 +1,7 @@
 // Opening, sending and closing; what comes back is in stub_link_answers.cc.
 #include "stub_link.h"
 
+#include <tensorferry/transport/trace.h>
 #include <tensorferry/transport/version.h>
 
 #include <sys/eventfd.h>
@@ -49,6 +50,13 @@ protocol::Parameter to_wire(const std::pair<std::string, ParameterValue>& entry)
   };
   std::visit(Fill{wire}, entry.second);
   return wire;
+}
+
+std::uint64_t input_bytes(const Batch& batch) {
+  std::uint64_t bytes = 0;
+  for (const auto& execution : batch)
+    for (const Tensor& input : execution->request().inputs) bytes += input.data.size();
+  return bytes;
 }
 
 }  // namespace
@@ -222,25 +230,27 @@ std::size_t StubLink::take_slot() {
   return slot;
 }
 
-// A request's number is its place in the table and a count that never repeats, so that an answer is
-// found at once and a stale or invented number is noticed.
+// To the stub a request's number is its own, which never repeats, and its place in the table, so
+// that an answer is found at once and a stale or invented number is noticed. A batch goes by the
+// number of its first request, which traces show on both sides.
 Result<void> StubLink::execute(Batch& batch) {
   host_->use();
+  const std::uint64_t number = batch.front()->number();
+  Span span(Phase::Send, number);
+  if (span) span.set_bytes(input_bytes(batch));
   std::scoped_lock sending(send_mutex_);
-  std::uint64_t number = 0;
   {
     std::scoped_lock lock(mutex_);
     if (closing_ || channel_->closed()) {
       return failure(ErrorCode::Unavailable,
                      "Stub process '" + options_.instance + "' is not healthy.");
     }
-    number = next_number_++;
     RunningBatch running = new_batch();
     running.number = number;
     running.since = std::chrono::steady_clock::now();
     for (auto& execution : batch) {
       std::size_t slot = take_slot();
-      in_flight_[slot] = {(next_number_++ << 20) | slot, number, execution};
+      in_flight_[slot] = {(execution->number() << 20) | slot, number, execution};
       running.slots.push_back(slot);
     }
     running_.push_back(std::move(running));
@@ -336,6 +346,7 @@ void StubLink::describe(const Request& request, std::uint64_t number) {
   record.flags = request.flags;
   record.timeout_us = request.timeout_us;
   record.priority = request.priority;
+  record.trace_context = request.trace_context;
   std::size_t first_parameter = parameters_.size(), first_name = names_.size(),
               first_tensor = tensors_.size();
   for (const auto& entry : request.parameters) parameters_.push_back(to_wire(entry));

@@ -154,7 +154,6 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   mutable std::mutex mutex_;  // guards what follows
   bool closing_ = false;      // nothing more may be sent
   bool closed_ = false;       // nothing more may be read
-  std::uint64_t next_number_ = 1;
   std::vector<InFlight> in_flight_;
   std::vector<std::size_t> free_slots_;
   std::vector<RunningBatch> running_;                  // oldest first

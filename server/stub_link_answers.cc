@@ -1,5 +1,7 @@
 // What a stub says, checked against the books and turned into responses. Everything here runs on
 // the thread that reads the ring, and believes nothing.
+#include <tensorferry/transport/trace.h>
+
 #include <algorithm>
 
 #include "stub_lease.h"
@@ -34,6 +36,13 @@ Buffer copy_of(std::span<const std::byte> bytes, CopyKind kind) {
   return buffer;
 }
 
+std::uint64_t output_bytes(const protocol::Responses& message) {
+  std::uint64_t bytes = 0;
+  for (const auto& response : message.responses)
+    for (const auto& output : response.outputs) bytes += output.memory.bytes;
+  return bytes;
+}
+
 }  // namespace
 
 Error StubLink::violation(const std::string& what) const {
@@ -62,10 +71,14 @@ Result<void> StubLink::on_message(const Received& message) {
 }
 
 Result<void> StubLink::on_responses(const protocol::Responses& message) {
+  Span span(Phase::Answer, message.batch);
+  if (span) span.set_bytes(output_bytes(message));
   if (!moved_.empty()) moved_ = {};
   given_back_.clear();
   for (const auto& release : message.releases) given_back_.push_back(release.lease);
   std::ranges::sort(given_back_);
+  // Before anybody gets his answer, and may look at the statistics.
+  if (message.batch_done) events_.executed(message.execute_ns, message.copied_bytes);
   for (const protocol::ResponseRecord& record : message.responses) {
     if (auto done = on_response(record); !done) return done;
   }
@@ -224,7 +237,6 @@ Result<void> StubLink::finish_batch(const protocol::Responses& message) {
     forget_batch(running_.begin());
     if (!running_.empty()) running_.front().since = std::chrono::steady_clock::now();
   }
-  events_.executed(message.execute_ns, message.copied_bytes);
   events_.batch_done(options_.index);
   return {};
 }

@@ -16,6 +16,7 @@ namespace tensorferry::server {
 
 struct StubCommand {
   std::string interpreter;                                        // path of a CPython
+  std::string chosen_by;                                          // who named it, for errors
   std::filesystem::path launcher;                                 // payload/launch.py
   std::map<std::string, std::optional<std::string>> environment;  // added to ours; nullopt removes
 };

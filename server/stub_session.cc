@@ -2,7 +2,6 @@
 
 #include <tensorferry/transport/version.h>
 
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 
@@ -14,8 +13,6 @@
 namespace tensorferry::server {
 namespace {
 
-// An interpreter that says nothing for this long is not going to (a cold disk takes seconds).
-constexpr std::chrono::seconds kHelloPatience{60};
 constexpr std::chrono::milliseconds kStackDumpPatience{100};
 // How often limits on execute() are looked at when there are any.
 constexpr std::chrono::milliseconds kLimitTick{20};
@@ -47,18 +44,22 @@ StubSession::~StubSession() {
 Result<std::unique_ptr<StubSession>> StubSession::start(
     const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
     std::shared_ptr<HostArena> host, InstanceEvents& events, const std::shared_ptr<Logger>& logger,
-    int stop_fd) {
+    int stop_fd, std::chrono::milliseconds hello_patience) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
-  auto process =
-      StubProcess::spawn(command, UniqueFd(::fcntl(sockets->second.fd(), F_DUPFD_CLOEXEC, 0)));
+  auto process = StubProcess::spawn(command, sockets->second.release());
   if (!process) return std::unexpected(process.error());
   std::unique_ptr<StubSession> session(new StubSession(
       std::move(*process), std::make_shared<ControlSocket>(std::move(sockets->first)), options,
       logger, stop_fd));
   Scratch scratch;
-  auto hello = session->expect_hello(scratch);
-  if (!hello) return std::unexpected(hello.error());
+  auto hello = session->expect_hello(scratch, hello_patience);
+  if (!hello) {
+    hello.error().message += "\nIt ran '" + command.interpreter + "' (" + command.chosen_by +
+                             "); a stub needs CPython 3.8 or later, which the model's parameter "
+                             "TENSORFERRY_PYTHON can name.";
+    return std::unexpected(hello.error());
+  }
   if (hello->build_id != kBuildId) {
     return std::unexpected(session->ended(
         "its payload is build '" + std::string(hello->build_id) + "' and the server is build '" +
@@ -67,13 +68,14 @@ Result<std::unique_ptr<StubSession>> StubSession::start(
   }
   auto link = StubLink::open(std::move(options), session->socket_, std::move(segments),
                              std::move(host), events, logger);
-  if (!link) return std::unexpected(session->ended(link.error().message));
+  if (!link) return std::unexpected(session->lost_socket(link.error()));
   session->link_ = std::move(*link);
   return session;
 }
 
-Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch) {
-  Deadline deadline = Clock::now() + kHelloPatience;
+Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch,
+                                                  std::chrono::milliseconds patience) {
+  Deadline deadline = Clock::now() + patience;
   while (!passed(deadline)) {
     std::array<pollfd, 5> fds{{{process_.pidfd(), POLLIN, 0},
                                {socket_->fd(), POLLIN, 0},
@@ -85,7 +87,7 @@ Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch) {
     if (fds[4].revents) stderr_open_ = stderr_.read_from(process_.stderr_fd());
     if (fds[1].revents & POLLIN) {
       auto message = socket_->receive(deadline);
-      if (!message) return std::unexpected(ended(message.error().message));
+      if (!message) return std::unexpected(lost_socket(message.error()));
       if (!*message) continue;
       if ((*message)->kind != protocol::ControlKind::Hello)
         return std::unexpected(ended("it did not begin with Hello"));
@@ -97,12 +99,12 @@ Result<protocol::Hello> StubSession::expect_hello(Scratch& scratch) {
     if (fds[2].revents) return std::unexpected(ended("it was told to stop while it started"));
   }
   return std::unexpected(
-      ended("it did not say Hello within " + std::to_string(kHelloPatience.count()) + " s"));
+      ended("it did not say Hello within " + std::to_string(patience.count()) + " ms"));
 }
 
 Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stoppable) {
   std::array<pollfd, 6> fds{{{process_.pidfd(), POLLIN, 0},
-                             {control_open_ ? socket_->fd() : -1, POLLIN, 0},
+                             {socket_->fd(), POLLIN, 0},
                              {stoppable ? stop_fd_ : -1, POLLIN, 0},
                              {stdout_open_ ? process_.stdout_fd() : -1, POLLIN, 0},
                              {stderr_open_ ? process_.stderr_fd() : -1, POLLIN, 0},
@@ -121,19 +123,7 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
         return std::unexpected(ended(handled.error().message));
       }
     } else if (!message) {
-      control_open_ = false;
-      // The pidfd tells about deaths. A stub that lives on without its socket (a model that closes
-      // all descriptors) can no longer be led; give a dying one a moment, so that its own end is
-      // what we report.
-      pollfd died{process_.pidfd(), POLLIN, 0};
-      if (::poll(&died, 1, 100) == 0) {
-        process_.kill_group();
-        return std::unexpected(
-            ended(message.error().code == ErrorCode::Closed
-                      ? "its control socket was closed while it ran (does the model close "
-                        "descriptors that it did not open?), so it was killed"
-                      : message.error().message));
-      }
+      return std::unexpected(lost_socket(message.error()));
     }
   }
   if (fds[0].revents) return std::unexpected(ended(""));
@@ -142,6 +132,19 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
     return std::unexpected(ended(link_->why_broken().message));
   }
   return fds[2].revents ? Step::Stopped : Step::Went;
+}
+
+// The pidfd tells about deaths. A stub that lives on without its socket (a model that closes all
+// descriptors) can no longer be led; a dying one is given a moment, so that its own end is what we
+// report.
+Error StubSession::lost_socket(const Error& why) {
+  pollfd died{process_.pidfd(), POLLIN, 0};
+  if (::poll(&died, 1, 100) != 0) return ended("");
+  process_.kill_group();
+  return ended(why.code == ErrorCode::Closed
+                   ? "its control socket was closed while it ran (does the model close descriptors "
+                     "that it did not open?), so it was killed"
+                   : why.message);
 }
 
 Result<void> StubSession::on_control(ControlMessage message) {
@@ -217,7 +220,7 @@ Result<std::string> StubSession::auto_complete(const std::string& model_path,
                                                const std::string& config,
                                                const Deadline& deadline) {
   if (auto sent = socket_->send(protocol::AutoComplete{model_path, config}, -1, deadline); !sent) {
-    return std::unexpected(ended(sent.error().message));
+    return std::unexpected(lost_socket(sent.error()));
   }
   return ask(protocol::ControlKind::AutoComplete, deadline, true);
 }
@@ -225,7 +228,7 @@ Result<std::string> StubSession::auto_complete(const std::string& model_path,
 Result<std::string> StubSession::load(const std::string& model_path, const std::string& args,
                                       const Deadline& deadline) {
   if (auto sent = socket_->send(protocol::Load{model_path, args}, -1, deadline); !sent) {
-    return std::unexpected(ended(sent.error().message));
+    return std::unexpected(lost_socket(sent.error()));
   }
   return ask(protocol::ControlKind::Load, deadline, true);
 }

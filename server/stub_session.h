@@ -27,13 +27,15 @@ struct ExecuteLimits {
 // One thread, the one that created it; it must live as long as the stub does (StubProcess).
 class StubSession {
  public:
+  // An interpreter that says nothing for this long is not going to (a cold disk takes seconds).
+  static constexpr std::chrono::milliseconds kHelloPatience{60'000};
+
   // Starts the process and shakes hands. `stop_fd` becomes readable when the supervisor shall stop.
-  static Result<std::unique_ptr<StubSession>> start(const StubCommand& command, LinkOptions options,
-                                                    std::shared_ptr<SegmentAuthority> segments,
-                                                    std::shared_ptr<HostArena> host,
-                                                    InstanceEvents& events,
-                                                    const std::shared_ptr<Logger>& logger,
-                                                    int stop_fd);
+  static Result<std::unique_ptr<StubSession>> start(
+      const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
+      std::shared_ptr<HostArena> host, InstanceEvents& events,
+      const std::shared_ptr<Logger>& logger, int stop_fd,
+      std::chrono::milliseconds hello_patience = kHelloPatience);
   ~StubSession();
 
   // Asks for AutoComplete, Load or Finalize and waits for the answer, serving meanwhile. Errors:
@@ -57,7 +59,7 @@ class StubSession {
   StubSession(StubProcess process, std::shared_ptr<ControlSocket> socket, LinkOptions options,
               std::shared_ptr<Logger> logger, int stop_fd);
   enum class Step { Went, TimedOut, Stopped };
-  Result<protocol::Hello> expect_hello(Scratch& scratch);
+  Result<protocol::Hello> expect_hello(Scratch& scratch, std::chrono::milliseconds patience);
   Result<std::string> ask(protocol::ControlKind what, const Deadline& deadline, bool stoppable);
   // Handles what happens within the deadline, at least once. An error: the stub has ended or must
   // end.
@@ -68,6 +70,7 @@ class StubSession {
                             std::optional<std::chrono::steady_clock::time_point>& dumped);
   // Reaps, closes the link, and says what happened, with `reason` if it was our doing.
   Error ended(const std::string& reason);
+  Error lost_socket(const Error& why);
   void drain_output();
 
   StubProcess process_;
@@ -80,7 +83,6 @@ class StubSession {
   LineLog stderr_;
   bool stdout_open_ = true;
   bool stderr_open_ = true;
-  bool control_open_ = true;
   bool alive_ = true;
   Scratch scratch_;
   std::string reply_;  // parts so far

@@ -1,6 +1,7 @@
 #include "batch_runner.h"
 
 #include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/trace.h>
 
 #include <algorithm>
 
@@ -16,6 +17,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// More of an error's text is of no use to anybody, and a message has its limits.
+constexpr std::size_t kLongestError = 1 << 20;
+
 PyRef request_list(InboundBatch& batch) {
   PyRef list(PyList_New(static_cast<Py_ssize_t>(batch.requests.size())));
   for (std::size_t i = 0; list && i < batch.requests.size(); ++i) {
@@ -26,7 +30,8 @@ PyRef request_list(InboundBatch& batch) {
   return list;
 }
 
-PyRef call_model(const BatchCallables& callables, PyObject* requests) {
+PyRef call_model(const BatchCallables& callables, PyObject* requests, std::uint64_t batch) {
+  Span span(Phase::Execute, batch);
   static PyObject* name = PyUnicode_InternFromString("execute");
   PyRef execute(PyObject_GetAttr(callables.model, name));
   if (!execute) {
@@ -39,6 +44,15 @@ PyRef call_model(const BatchCallables& callables, PyObject* requests) {
   if (!answers || PyList_Check(answers.get())) return answers;
   if (!PyObject_HasAttrString(answers.get(), "__await__")) return answers;
   return PyRef(PyObject_CallFunctionObjArgs(callables.wait_for, answers.get(), nullptr));
+}
+
+bool check_answer(PyObject* answer) {
+  if (is_response(answer)) return true;
+  raise_model_exception(
+      "Expected an 'InferenceResponse' object in the execute function return list, found type "
+      "'%R'.",
+      Py_TYPE(answer));
+  return false;
 }
 
 bool check_answers(PyObject* answers, std::size_t requests) {
@@ -56,13 +70,7 @@ bool check_answers(PyObject* answers, std::size_t requests) {
     return false;
   }
   for (std::size_t i = 0; i < count; ++i) {
-    PyObject* answer = PyList_GetItem(answers, static_cast<Py_ssize_t>(i));
-    if (is_response(answer)) continue;
-    raise_model_exception(
-        "Expected an 'InferenceResponse' object in the execute function return list, found type "
-        "'%R'.",
-        Py_TYPE(answer));
-    return false;
+    if (!check_answer(PyList_GetItem(answers, static_cast<Py_ssize_t>(i)))) return false;
   }
   return true;
 }
@@ -110,8 +118,10 @@ bool BatchRunner::execute(InboundBatch& batch, const BatchCallables& callables) 
   PyRef requests = request_list(batch);
   if (!requests) return false;
   if (!install_allocator(state().holdings)) return false;
-  PyRef answers = call_model(callables, requests.get());
+  executions_.add();
+  PyRef answers = call_model(callables, requests.get(), batch.number);
   if (!answers) return false;
+  Span span(Phase::Collect, batch.number);
   return check_answers(answers.get(), batch.requests.size()) && plan_answers(batch, answers.get());
 }
 
@@ -126,7 +136,7 @@ bool BatchRunner::fail_all(const InboundBatch& batch, const BatchCallables& call
   }
   for (const InboundRequest& request : batch.requests) {
     responses_.emplace_back().request = request.number;
-    responses_.back().fail(ErrorCode::Internal, why);
+    fail(responses_.back(), ErrorCode::Internal, why);
   }
   return true;
 }
@@ -136,10 +146,11 @@ bool BatchRunner::plan_answers(const InboundBatch& batch, PyObject* answers) {
     Response& response = responses_.emplace_back();
     response.request = batch.requests[i].number;
     response.first = output_count_;
-    if (!plan_response(response, PyList_GetItem(answers, static_cast<Py_ssize_t>(i)),
-                       batch.requests[i].outputs))
+    // Held and looked at again: the model's own str() and code() run meanwhile.
+    PyRef answer = PyRef::borrow(PyList_GetItem(answers, static_cast<Py_ssize_t>(i)));
+    if (!answer || !check_answer(answer.get()) ||
+        !plan_response(response, answer.get(), batch.requests[i].outputs))
       return false;
-    response.count = output_count_ - response.first;
   }
   return true;
 }
@@ -149,33 +160,68 @@ bool BatchRunner::plan_response(Response& response, PyObject* object,
   ResponseObject* answer = as_response(object);
   if (answer->error != Py_None) {
     PyRef message(PyObject_CallMethod(answer->error, "message", nullptr));
-    if (!message) return false;
-    response.fail(code_of(answer->error), to_string(message.get()));
+    const std::string text = message ? to_string(message.get()) : std::string();
+    if (PyErr_Occurred()) return false;
+    fail(response, code_of(answer->error), text);
     return true;
   }
-  const Py_ssize_t count = PyList_Size(answer->tensors);
-  for (Py_ssize_t i = 0; i < count && !response.failed; ++i) {
-    PyObject* tensor = PyList_GetItem(answer->tensors, i);
-    if (!is_tensor(tensor)) {
+  if (!plan_parameters(response, answer->parameter_items)) return false;
+  for (Py_ssize_t i = 0; i < PyList_Size(answer->tensors) && !response.failed; ++i) {
+    PyRef tensor = PyRef::borrow(PyList_GetItem(answer->tensors, i));
+    if (!is_tensor(tensor.get())) {
       raise_model_exception("Output tensor for inference response should not be empty.");
       return false;
     }
-    if (is_wanted(wanted, as_tensor(tensor)->name) && !plan_tensor(response, tensor)) return false;
+    if (is_wanted(wanted, as_tensor(tensor.get())->name) && !plan_tensor(response, tensor.get()))
+      return false;
+  }
+  return true;
+}
+
+bool BatchRunner::plan_parameters(Response& response, PyObject* items) {
+  for (Py_ssize_t i = 0; i < PyTuple_Size(items); ++i) {
+    PyObject *key = nullptr, *value = nullptr;
+    if (!PyArg_ParseTuple(PyTuple_GetItem(items, i), "OO", &key, &value)) return false;
+    Parameter& parameter = response.parameters.emplace_back();
+    parameter.key = to_string(key);
+    if (PyUnicode_Check(value)) {
+      parameter.kind = protocol::ParameterKind::String;
+      parameter.text = to_string(value);
+    } else {
+      parameter.kind =
+          PyBool_Check(value) ? protocol::ParameterKind::Bool : protocol::ParameterKind::Int;
+      parameter.integer = PyLong_AsLongLong(value);
+    }
+    if (PyErr_Occurred()) return false;
+    if (parameter.key.size() > protocol::kMaxNameBytes ||
+        parameter.text.size() > protocol::kMaxTextBytes) {
+      fail(response, ErrorCode::InvalidArgument,
+           "a response parameter's key has at most " + std::to_string(protocol::kMaxNameBytes) +
+               " bytes and its value at most " + std::to_string(protocol::kMaxTextBytes));
+      return true;
+    }
   }
   return true;
 }
 
 bool BatchRunner::plan_tensor(Response& response, PyObject* object) {
   TensorObject* tensor = as_tensor(object);
+  std::string name = to_string(tensor->name);
+  if (name.size() > protocol::kMaxNameBytes) {
+    fail(response, ErrorCode::InvalidArgument,
+         "an output's name has at most " + std::to_string(protocol::kMaxNameBytes) + " bytes");
+    return true;
+  }
   auto place = plan_output(plan_, tensor);
   if (!place) return false;  // an exception is set
   if (!*place) {
-    response.fail(place->error().code, place->error().message);
+    fail(response, place->error().code, place->error().message);
     return true;
   }
   if (output_count_ == outputs_.size()) outputs_.emplace_back();
   Output& output = outputs_[output_count_++];
-  output.name = to_string(tensor->name);
+  ++response.count;
+  output.name = std::move(name);
   output.dtype = tensor->dtype;
   const auto shape = tensor_shape(tensor);
   output.shape.assign(shape.begin(), shape.end());
@@ -183,12 +229,46 @@ bool BatchRunner::plan_tensor(Response& response, PyObject* object) {
   return true;
 }
 
+// Nothing of it is sent but the error.
+void BatchRunner::fail(Response& response, ErrorCode code, std::string text) {
+  response.failed = true;
+  response.code = code;
+  response.error = std::move(text);
+  if (response.error.size() > kLongestError) {
+    response.error.resize(kLongestError);
+    response.error += "... (cut)";
+  }
+  for (std::size_t i = 0; i < response.count; ++i) plan_.drop(outputs_[response.first + i].place);
+}
+
+void BatchRunner::settle(const InboundBatch& batch) {
+  Span span(Phase::Settle, batch.number);
+  const std::uint64_t before = span ? copy_counts().bytes_of(CopyKind::Host) : 0;
+  plan_.settle();
+  if (span) span.set_bytes(copy_counts().bytes_of(CopyKind::Host) - before);
+  for (Response& response : responses_) {
+    for (std::size_t i = 0; i < response.count && !response.failed; ++i) {
+      if (const Error* why = plan_.failure(outputs_[response.first + i].place))
+        fail(response, why->code, why->message);
+    }
+  }
+}
+
 void BatchRunner::put_together(protocol::Responses& message) {
   tensor_records_.clear();
   response_records_.clear();
+  parameter_records_.clear();
   tensor_records_.reserve(output_count_);
+  std::size_t parameters = 0;
+  for (const Response& response : responses_) parameters += response.parameters.size();
+  parameter_records_.reserve(parameters);
   for (const Response& response : responses_) {
     const std::size_t first = tensor_records_.size();
+    const std::size_t first_parameter = parameter_records_.size();
+    for (const Parameter& one : response.parameters) {
+      if (!response.failed)
+        parameter_records_.push_back({one.key, one.kind, one.integer, one.number, one.text});
+    }
     for (std::size_t i = 0; i < response.count && !response.failed; ++i) {
       const Output& output = outputs_[response.first + i];
       protocol::TensorRecord& record = tensor_records_.emplace_back();
@@ -204,17 +284,14 @@ void BatchRunner::put_together(protocol::Responses& message) {
     record.failed = response.failed;
     record.code = response.code;
     record.error = response.error;
+    record.parameters = std::span(parameter_records_).subspan(first_parameter);
     record.outputs = std::span(tensor_records_).subspan(first);
   }
   message.responses = response_records_;
 }
 
 bool BatchRunner::send(const InboundBatch& batch, std::chrono::nanoseconds execute_time) {
-  if (auto settled = plan_.settle(); !settled) {
-    for (Response& response : responses_) {
-      if (!response.failed) response.fail(settled.error().code, settled.error().message);
-    }
-  }
+  settle(batch);
   StubLink& link = *state().link;
   protocol::Responses message;
   message.batch = batch.number;
@@ -227,11 +304,20 @@ bool BatchRunner::send(const InboundBatch& batch, std::chrono::nanoseconds execu
   message.execute_ns = static_cast<std::uint64_t>(execute_time.count());
   const std::uint64_t copied = copy_counts().bytes_of(CopyKind::Host);
   message.copied_bytes = copied - std::exchange(reported_copies_, copied);
+  Span span(Phase::Respond, batch.number);
+  if (span) span.set_bytes(output_bytes());
   PyThreadState* thread = PyEval_SaveThread();
   auto sent = link.respond(message);
   PyEval_RestoreThread(thread);
+  plan_.sent();
   if (!sent) PyErr_SetString(PyExc_RuntimeError, sent.error().message.c_str());
   return sent.has_value();
+}
+
+std::uint64_t BatchRunner::output_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& record : tensor_records_) bytes += record.memory.bytes;
+  return bytes;
 }
 
 void BatchRunner::clear() {

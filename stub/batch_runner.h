@@ -1,6 +1,8 @@
 // One batch through the model: requests in, execute(), answers out.
 #pragma once
 
+#include <tensorferry/transport/counters.h>
+
 #include <chrono>
 #include <string>
 #include <vector>
@@ -22,7 +24,10 @@ struct BatchCallables {
 // Reused from batch to batch, so that small ones allocate nothing once warm. Needs the GIL.
 class BatchRunner {
  public:
-  explicit BatchRunner(Holdings& holdings) : plan_(holdings) {}
+  explicit BatchRunner(Holdings& holdings)
+      : plan_(holdings),
+        executions_(
+            Counters::of_process().add("executions", {{"instance", holdings.link().instance()}})) {}
 
   // False with an exception set when the process is to end (SystemExit, a lost link).
   bool run(InboundBatch& batch, const BatchCallables& callables);
@@ -39,25 +44,25 @@ class BatchRunner {
     bool failed = false;
     ErrorCode code = ErrorCode::Internal;
     std::string error;
-    std::string parameters;            // JSON
+    std::vector<Parameter> parameters;
     std::size_t first = 0, count = 0;  // of outputs_
-    void fail(ErrorCode why, std::string text) {
-      failed = true;
-      code = why;
-      error = std::move(text);
-    }
   };
 
   bool execute(InboundBatch& batch, const BatchCallables& callables);
   bool fail_all(const InboundBatch& batch, const BatchCallables& callables);
   bool plan_answers(const InboundBatch& batch, PyObject* answers);
   bool plan_response(Response& response, PyObject* answer, const std::vector<std::string>& wanted);
+  bool plan_parameters(Response& response, PyObject* items);
   bool plan_tensor(Response& response, PyObject* tensor);
+  void fail(Response& response, ErrorCode code, std::string text);
+  void settle(const InboundBatch& batch);
   bool send(const InboundBatch& batch, std::chrono::nanoseconds execute_time);
   void put_together(protocol::Responses& message);
+  std::uint64_t output_bytes() const;
   void clear();
 
   OutputPlan plan_;
+  const Counter executions_;
   std::vector<Response> responses_;
   std::vector<Output> outputs_;  // the first output_count_ are this batch's
   std::size_t output_count_ = 0;
@@ -65,6 +70,7 @@ class BatchRunner {
 
   std::vector<protocol::TensorRecord> tensor_records_;
   std::vector<protocol::ResponseRecord> response_records_;
+  std::vector<protocol::Parameter> parameter_records_;
   std::vector<protocol::LeaseRelease> releases_;
 };
 

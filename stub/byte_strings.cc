@@ -2,65 +2,71 @@
 
 #include <tensorferry/transport/byte_strings.h>
 
+#include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "py_type.h"
 
 namespace tensorferry::stub {
 namespace {
 
-PyRef next_element(ByteStringWalk& walk) {
-  switch (walk.next()) {
-    case ByteStringWalk::Step::Element:
-      return PyRef(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(walk.element().data()),
-                                             static_cast<Py_ssize_t>(walk.element().size())));
-    case ByteStringWalk::Step::CutElement:
-      raise_model_exception("Invalid bytes tensor data: string extends beyond buffer");
-      return {};
-    case ByteStringWalk::Step::End:
-    case ByteStringWalk::Step::CutLength:
-      break;
+PyRef next_element(ByteStringReader& reader) {
+  auto element = reader.next();
+  if (!element) {
+    raise_model_exception("%s", element.error().message.c_str());
+    return {};
   }
-  raise_model_exception("Invalid bytes tensor data: incomplete length field");
-  return {};
+  return PyRef(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(element->data()),
+                                         static_cast<Py_ssize_t>(element->size())));
+}
+
+// Elements of the shape, or nothing where it is too large to be counted.
+std::optional<std::size_t> count_of(std::span<const std::int64_t> shape) {
+  std::size_t count = 1;
+  for (std::int64_t dim : shape) {
+    if (__builtin_mul_overflow(count, static_cast<std::size_t>(dim), &count)) return std::nullopt;
+  }
+  return count;
 }
 
 }  // namespace
 
 PyRef decode_byte_strings(const Memory& memory) {
   if (!numpy::load()) return {};
+  ByteStringReader reader({memory.data, memory.bytes});
+  const auto count = count_of(memory.shape);
+  if (!count || !reader.may_hold(*count)) {
+    raise_model_exception("Invalid bytes tensor data: incomplete length field");
+    return {};
+  }
   PyRef array = numpy::object_array(memory.shape);
   if (!array) return {};
-  const numpy::Array* slots = numpy::as_array(array.get());
-  const std::size_t count = numpy::bytes_of(*slots, 1);
-  ByteStringWalk walk({memory.data, memory.bytes});
-  for (std::size_t i = 0; i < count; ++i) {
-    PyRef element = next_element(walk);
+  auto* slots = reinterpret_cast<PyObject**>(numpy::as_array(array.get())->data);
+  for (std::size_t i = 0; i < *count; ++i) {
+    PyRef element = next_element(reader);
     if (!element) return {};
-    auto* slot = reinterpret_cast<PyObject**>(slots->data) + i;
-    Py_XDECREF(std::exchange(*slot, element.release()));
+    Py_XDECREF(std::exchange(slots[i], element.release()));
   }
-  if (walk.next() == ByteStringWalk::Step::End) return array;
-  raise_model_exception("Invalid bytes tensor data: more bytes than elements");
-  return {};
+  if (auto finished = reader.finish(); !finished) {
+    raise_model_exception("%s", finished.error().message.c_str());
+    return {};
+  }
+  return array;
 }
 
-bool ByteStrings::collect_element(PyObject* element) {
-  PyRef bytes;
-  if (element && PyBytes_Check(element)) {
-    bytes = PyRef::borrow(element);
-  } else {
-    PyRef text(PyObject_Str(element ? element : Py_None));
-    if (text) bytes = PyRef(PyUnicode_AsUTF8String(text.get()));
+bool ByteStrings::encode(PyRef& element) {
+  if (!PyBytes_Check(element.get())) {
+    PyRef text(PyObject_Str(element.get()));
+    element = PyRef(text ? PyUnicode_AsUTF8String(text.get()) : nullptr);
+    if (!element) return false;
   }
-  if (!bytes) return false;
-  const auto size = static_cast<std::size_t>(PyBytes_Size(bytes.get()));
+  const auto size = static_cast<std::size_t>(PyBytes_Size(element.get()));
   if (size > UINT32_MAX) {
     PyErr_SetString(PyExc_ValueError, "an element of a bytes tensor has at most 4 GiB");
     return false;
   }
-  bytes_ += kByteStringLengthBytes + size;
-  elements_.push_back(std::move(bytes));
+  bytes_ += kStringLengthBytes + size;
   return true;
 }
 
@@ -76,18 +82,18 @@ bool ByteStrings::collect(const numpy::Array& source) {
   const std::size_t count = numpy::bytes_of(*array, 1);
   auto* slots = reinterpret_cast<PyObject**>(array->data);
   elements_.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    if (!collect_element(slots[i])) return false;
-  }
-  return true;
+  // All are held before the first str(): that runs the model's code, which may change the array.
+  for (std::size_t i = 0; i < count; ++i)
+    elements_.push_back(PyRef::borrow(slots[i] ? slots[i] : Py_None));
+  return std::ranges::all_of(elements_, [this](PyRef& element) { return encode(element); });
 }
 
 void ByteStrings::write(std::byte* to) const noexcept {
   for (const PyRef& element : elements_) {
     const auto length = static_cast<std::uint32_t>(PyBytes_Size(element.get()));
-    std::memcpy(to, &length, kByteStringLengthBytes);
-    std::memcpy(to + kByteStringLengthBytes, PyBytes_AsString(element.get()), length);
-    to += kByteStringLengthBytes + length;
+    std::memcpy(to, &length, kStringLengthBytes);
+    std::memcpy(to + kStringLengthBytes, PyBytes_AsString(element.get()), length);
+    to += kStringLengthBytes + length;
   }
 }
 

@@ -11,8 +11,8 @@
 
 namespace tensorferry::stub {
 
-// An object array of bytes in the memory's shape. Each length is read once and checked against what
-// is left. nullptr with pb_utils' exception set where the layout is wrong.
+// An object array of bytes in the memory's shape, read as transport/byte_strings.h does. nullptr
+// with pb_utils' exception set where the layout is wrong.
 PyRef decode_byte_strings(const Memory& memory);
 
 // The elements of an array in C order, ready to be written: bytes as they are, anything else by
@@ -25,7 +25,7 @@ class ByteStrings {
   void write(std::byte* to) const noexcept;  // encoded_bytes() of them
 
  private:
-  bool collect_element(PyObject* element);
+  bool encode(PyRef& element);
   std::vector<PyRef> elements_;  // bytes objects
   std::size_t bytes_ = 0;
 };

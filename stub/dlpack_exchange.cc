@@ -32,6 +32,7 @@ struct Exported {
 template <class Managed>
 void delete_exported(Managed* managed) {
   auto* exported = static_cast<Exported<Managed>*>(managed->manager_ctx);
+  if (!Py_IsInitialized()) return;  // a consumer's static that outlived the interpreter
   PyGILState_STATE gil = PyGILState_Ensure();
   Py_DECREF(exported->tensor);
   PyGILState_Release(gil);
@@ -45,16 +46,31 @@ void delete_capsule(PyObject* capsule, const char* name) {
   managed->deleter(managed);
 }
 
-void fill_strides(const TensorObject* tensor, std::vector<std::int64_t>& strides) {
+// DLPack counts strides in elements. False with an exception set where they are no whole number of
+// them (a field of a structured array).
+bool fill_strides(const TensorObject* tensor, std::vector<std::int64_t>& strides) {
   if (tensor->array) {
     const numpy::Array* array = numpy::as_array(tensor->array);
     const auto element = static_cast<std::int64_t>(element_bytes(tensor->dtype));
-    for (int i = 0; i < array->rank; ++i) strides.push_back(array->strides[i] / element);
-    return;
+    for (int i = 0; i < array->rank; ++i) {
+      if (array->strides[i] % element != 0) {
+        PyErr_SetString(PyExc_BufferError,
+                        "the array's strides are no multiples of its element: copy it first");
+        return false;
+      }
+      strides.push_back(array->strides[i] / element);
+    }
+    return true;
   }
   strides.assign(memory_of(tensor->memory).shape.size(), 1);
   for (std::size_t i = strides.size(); i-- > 1;)
     strides[i - 1] = strides[i] * memory_of(tensor->memory).shape[i];
+  return true;
+}
+
+bool is_read_only(const TensorObject* tensor) {
+  return tensor->array ? !numpy::is_writeable(*numpy::as_array(tensor->array))
+                       : memory_of(tensor->memory).read_only;
 }
 
 template <class Managed>
@@ -63,10 +79,11 @@ PyObject* export_tensor(TensorObject* tensor, const char* name, PyCapsule_Destru
     raise_model_exception("DLPack does not have support for string tensors.");
     return nullptr;
   }
+  if (!check_dtype(tensor)) return nullptr;
   auto exported = std::make_unique<Exported<Managed>>();
   const auto shape = tensor_shape(tensor);
   exported->shape.assign(shape.begin(), shape.end());
-  fill_strides(tensor, exported->strides);
+  if (!fill_strides(tensor, exported->strides)) return nullptr;
   DLTensor& view = exported->managed.dl_tensor;
   view.data = tensor->array ? static_cast<void*>(numpy::as_array(tensor->array)->data)
                             : memory_of(tensor->memory).data;
@@ -99,22 +116,33 @@ PyObject* export_versioned(TensorObject* tensor) {
   auto* managed =
       static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, kVersionedName));
   managed->version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};
+  // The unversioned form cannot say it, and Triton's users hand read-only arrays on by it.
+  if (is_read_only(tensor)) managed->flags |= DLPACK_FLAG_BITMASK_READ_ONLY;
   return capsule;
 }
 
-bool asks_for_another_device(PyObject* device) {
-  long type = 0, id = 0;
-  if (device == Py_None) return false;
-  if (!PyArg_ParseTuple(device, "ll", &type, &id)) return true;
-  return type != kDLCPU;
+// False with an exception set where the pair is none.
+bool read_pair(PyObject* pair, long& first, long& second) {
+  if (PyTuple_Check(pair)) return PyArg_ParseTuple(pair, "ll", &first, &second) != 0;
+  PyErr_SetString(PyExc_TypeError, "__dlpack__: max_version and dl_device are pairs of int");
+  return false;
 }
 
 PyObject* refuse(const char* what) {
-  if (!PyErr_Occurred()) PyErr_SetString(PyExc_BufferError, what);
+  PyErr_SetString(PyExc_BufferError, what);
   return nullptr;
 }
 
 // ------------------------------------------------------------------------------------------- in
+
+// PyTorch's DLPack leaves out a sign that is not applied yet (Tensor.is_neg), without a word.
+PyRef with_sign_applied(PyObject* object) {
+  if (!PyObject_HasAttrString(object, "is_neg")) return PyRef::borrow(object);
+  PyRef negative(PyObject_CallMethod(object, "is_neg", nullptr));
+  if (!negative) return {};
+  if (negative.get() != Py_True) return PyRef::borrow(object);
+  return PyRef(PyObject_CallMethod(object, "resolve_neg", nullptr));
+}
 
 bool has_protocol(PyObject* object) {
   return PyObject_HasAttrString(object, "__dlpack__") &&
@@ -217,11 +245,12 @@ PyObject* tensor_dlpack(PyObject* self, PyObject* args, PyObject* keywords) {
   if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOO:__dlpack__", const_cast<char**>(names),
                                    &stream, &version, &device, &copy))
     return nullptr;
-  if (asks_for_another_device(device))
+  long major = 0, minor = 0, device_type = kDLCPU, device_id = 0;
+  if (version != Py_None && !read_pair(version, major, minor)) return nullptr;
+  if (device != Py_None && !read_pair(device, device_type, device_id)) return nullptr;
+  if (device_type != kDLCPU)
     return refuse("the tensor lies in CPU memory: let the consumer move it to another device");
   if (copy == Py_True) return refuse("the tensor is exported as it lies: copy the result instead");
-  long major = 0, minor = 0;
-  if (version != Py_None && !PyArg_ParseTuple(version, "ll", &major, &minor)) return nullptr;
   return major >= 1 ? export_versioned(as_tensor(self)) : export_unversioned(as_tensor(self));
 }
 
@@ -241,7 +270,9 @@ PyObject* tensor_from_dlpack(PyObject*, PyObject* args) {
     }
     PyRef device = device_type_of(source);
     if (!device || !check_device(PyLong_AsLong(device.get()))) return nullptr;
-    capsule = capsule_of(source);
+    PyRef plain = with_sign_applied(source);
+    if (!plain) return nullptr;
+    capsule = capsule_of(plain.get());
     if (!capsule) return nullptr;
   }
   PyRef memory = consume(capsule.get());

@@ -123,6 +123,7 @@ PyObject* empty(PyObject*, PyObject* args) {
   Memory memory;
   memory.dtype = dtype_from_triton_number(number).value_or(kUint8);
   if (!read_shape(shape, memory)) return nullptr;
+  if (is_forked_child()) Py_RETURN_NONE;
   auto block = without_gil([&] { return state().link->arena().allocate(memory.bytes); });
   if (!block) return raise(block.error());
   memory.data = block->data;
@@ -138,7 +139,24 @@ PyObject* give(PyObject*, PyObject* object) {
     PyErr_SetString(PyExc_TypeError, "give(): a numpy.ndarray is needed");
     return nullptr;
   }
-  return PyBool_FromLong(state().holdings->give(array->data));
+  // Only whole bytes in a row are given: of others nobody can say what the model still touches.
+  const auto dtype = numpy::dtype_of(*array);
+  if (is_forked_child() || !dtype || dtype->is_bytes() || !numpy::is_packed(*array))
+    Py_RETURN_FALSE;
+  const auto given = state().holdings->give({reinterpret_cast<const std::byte*>(array->data),
+                                             numpy::bytes_of(*array, element_bytes(*dtype))});
+  if (given == Holdings::Given::MovedBefore) {
+    PyErr_SetString(PyExc_ValueError,
+                    "give(): this array was given before and is another's since it crossed: take a "
+                    "new one from pb_utils.empty, which reuses warm memory");
+    return nullptr;
+  }
+  return PyBool_FromLong(given == Holdings::Given::Yes);
+}
+
+PyObject* arena_free_bytes(PyObject*, PyObject*) {
+  const ArenaStatistics statistics = state().link->arena().statistics();
+  return PyLong_FromSize_t(statistics.segment_bytes - statistics.bytes_in_use);
 }
 
 PyObject* restore(PyObject*, PyObject*) {
@@ -152,8 +170,12 @@ PyMethodDef functions[] = {
      "serve(model, path, describe, wait_for) -> (command, text, text): runs batches until then"},
     {"reply", reply, METH_VARARGS, "reply(command, failed, text)"},
     {"log", log, METH_VARARGS, "log(level, file, line, text)"},
-    {"empty", empty, METH_VARARGS, "empty(shape, triton dtype number) -> array in the arena"},
+    {"empty", empty, METH_VARARGS,
+     "empty(shape, triton dtype number) -> array in the arena; None in a forked child, which has "
+     "none"},
     {"give", give, METH_O, "give(array) -> whether its memory is the arena's"},
+    {"arena_free_bytes", arena_free_bytes, METH_NOARGS,
+     "What the arena has allocated and not lent"},
     {"restore_allocator", restore, METH_NOARGS, "NumPy allocates by its own means again"},
     {"register", register_python_half, METH_VARARGS, "What the types need from Python"},
     {"get_input_tensor_by_name",

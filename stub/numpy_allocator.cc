@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include "numpy_api.h"
 
@@ -23,7 +24,8 @@ struct Handler {
   std::uint8_t version;
   Allocator allocator;
 };
-constexpr std::size_t kFeatureVersion = 211, kSetHandler = 304;  // places in NumPy's table
+constexpr std::size_t kFeatureVersion = 211, kSetHandler = 304,
+                      kGetHandler = 305;  // places in NumPy's table
 // Smaller tensors travel inside their message, so malloc is as good for them.
 constexpr std::size_t kLargeBytes = protocol::kInlineBelowBytes;
 
@@ -83,6 +85,12 @@ using SetHandler = PyObject* (*)(PyObject*);
 
 PyObject* previous = nullptr;  // NumPy's own handler, while ours is installed
 
+// The batch that runs while NumPy isn't imported yet.
+struct Pending {
+  Holdings* holdings = nullptr;
+  std::thread::id thread;
+} pending;
+
 // PyArray_GetNDArrayCFeatureVersion: 15 is NumPy 1.22, the first with handlers.
 bool has_handlers() {
   return reinterpret_cast<unsigned (*)()>(numpy::entry(kFeatureVersion))() >= 15;
@@ -90,16 +98,38 @@ bool has_handlers() {
 
 SetHandler set_handler() { return reinterpret_cast<SetHandler>(numpy::entry(kSetHandler)); }
 
+// A handler belongs to a context: ours may be missing here and installed in a task's.
+bool is_installed() {
+  PyRef capsule(reinterpret_cast<PyObject* (*)()>(numpy::entry(kGetHandler))());
+  const bool ours =
+      capsule && PyCapsule_GetPointer(capsule.get(), PyCapsule_GetName(capsule.get())) == &handler;
+  PyErr_Clear();
+  return ours;
+}
+
+// A model that doesn't import NumPy itself gets it by its first as_numpy(), in the middle of
+// execute(): what it computes from there on is to be born in the arena like anybody's.
+bool install_pending() {
+  return pending.thread != std::this_thread::get_id() || install_allocator(pending.holdings);
+}
+
 }  // namespace
 
 bool install_allocator(Holdings* holdings) {
-  if (previous || disowned || !numpy::is_imported()) return true;
+  if (disowned) return true;
+  if (!numpy::is_imported()) {
+    pending = {holdings, std::this_thread::get_id()};
+    numpy::when_loaded(install_pending);
+    return true;
+  }
   if (!numpy::load()) return false;
-  if (!has_handlers()) return true;
+  if (!has_handlers() || is_installed()) return true;
   current.store(holdings, std::memory_order_release);
   PyRef capsule(PyCapsule_New(&handler, "mem_handler", nullptr));
-  if (capsule) previous = set_handler()(capsule.get());
-  return previous != nullptr;
+  PyRef before(capsule ? set_handler()(capsule.get()) : nullptr);
+  if (!before) return false;
+  if (!previous) previous = before.release();
+  return true;
 }
 
 bool restore_allocator() {

@@ -7,8 +7,8 @@
 namespace tensorferry::stub {
 
 // Makes large arrays of the calling thread's context be born in the arena from now on; does nothing
-// when it is done already, and where NumPy isn't imported (yet) or is older than 1.22. False with
-// an exception set on failure.
+// when it is done already, and where NumPy is older than 1.22. Where NumPy isn't imported yet it is
+// done as soon as this thread does that by numpy::load(). False with an exception set on failure.
 bool install_allocator(Holdings* holdings);
 // Puts the handler back that was there before.
 bool restore_allocator();

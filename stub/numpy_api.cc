@@ -1,5 +1,7 @@
 #include "numpy_api.h"
 
+#include <utility>
+
 namespace tensorferry::stub::numpy {
 namespace {
 
@@ -9,6 +11,7 @@ constexpr int kCContiguous = 1, kAligned = 0x100, kWriteable = 0x400;
 constexpr int kObject = 17;
 
 void** table = nullptr;
+bool (*after_load)() = nullptr;
 
 PyObject* module_of(const char* name) {
   return PyDict_GetItemString(PyImport_GetModuleDict(), name);
@@ -49,7 +52,7 @@ bool load() {
     table = table_of(module);
     break;
   }
-  if (table && layouts_agree()) return true;
+  if (table && layouts_agree()) return !after_load || std::exchange(after_load, nullptr)();
   table = nullptr;
   if (!PyErr_Occurred())
     PyErr_SetString(
@@ -57,6 +60,8 @@ bool load() {
         "tensorferry doesn't know the C interface of this NumPy: 1.19 to 2.x are known");
   return false;
 }
+
+void when_loaded(bool (*then)()) { after_load = then; }
 
 void* entry(std::size_t place) { return table[place]; }
 
@@ -72,6 +77,8 @@ bool is_packed(const Array& array) noexcept {
 bool is_native(const Array& array) noexcept {
   return array.descr->byteorder == '=' || array.descr->byteorder == '|';
 }
+
+bool is_writeable(const Array& array) noexcept { return (array.flags & kWriteable) != 0; }
 
 std::size_t bytes_of(const Array& array, std::size_t element_bytes) noexcept {
   std::size_t bytes = element_bytes;
@@ -107,8 +114,11 @@ PyRef array_over(DType dtype, std::span<const std::int64_t> shape, Bytes bytes, 
   }
   // NumPy takes a null pointer as a wish for memory of its own.
   static std::byte nothing;
-  PyRef array = new_array(number, shape, bytes.data ? bytes.data : &nothing,
-                          kCContiguous | kAligned | (bytes.read_only ? 0 : kWriteable));
+  // Another library's memory may begin anywhere.
+  const bool aligned = reinterpret_cast<std::uintptr_t>(bytes.data) % element_bytes(dtype) == 0;
+  PyRef array =
+      new_array(number, shape, bytes.data ? bytes.data : &nothing,
+                kCContiguous | (aligned ? kAligned : 0) | (bytes.read_only ? 0 : kWriteable));
   if (!array) return {};
   auto set_base = reinterpret_cast<int (*)(PyObject*, PyObject*)>(table[kSetBaseObject]);
   if (base && set_base(array.get(), base.release()) != 0) return {};

@@ -38,6 +38,9 @@ struct Array {
 
 // Imports NumPy if the model has not; false with an exception set when it can't be had.
 bool load();
+// `then` runs once, inside the load() that is the first to succeed, which fails if it returns
+// false.
+void when_loaded(bool (*then)());
 // True when the model has imported NumPy; never imports it.
 bool is_imported();
 // NumPy's table of C functions, after load().
@@ -47,6 +50,7 @@ void* entry(std::size_t place);
 Array* as_array(PyObject* object) noexcept;
 bool is_packed(const Array& array) noexcept;  // C order and aligned
 bool is_native(const Array& array) noexcept;
+bool is_writeable(const Array& array) noexcept;
 std::size_t bytes_of(const Array& array, std::size_t element_bytes) noexcept;
 // kBytes for object and fixed-width bytes arrays; nothing where Triton has no such type.
 std::optional<DType> dtype_of(const Array& array) noexcept;

@@ -2,7 +2,28 @@
 
 #include <tensorferry/transport/copy.h>
 
+#include <algorithm>
+#include <utility>
+
 namespace tensorferry::stub {
+namespace {
+
+bool overlap(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
+}
+
+bool lies_in(std::span<const std::byte> part, std::span<const std::byte> whole) {
+  return part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size();
+}
+
+// The first of a block's ranges for which `is` holds; the end where there is none.
+auto find_range(auto& ranges, BlockId block, auto is) {
+  auto [at, end] = ranges.equal_range(block);
+  at = std::find_if(at, end, [&](const auto& entry) { return is(entry.second); });
+  return at == end ? ranges.end() : at;
+}
+
+}  // namespace
 
 void Holdings::add_input(const InputMemory& memory) {
   inputs_.emplace(reinterpret_cast<std::uintptr_t>(memory.data), &memory);
@@ -17,19 +38,27 @@ void Holdings::drop_input(const InputMemory& memory) {
   }
 }
 
-bool Holdings::give(const void* data) {
-  auto block = link_.arena().find(data);
-  if (block) given_blocks_.insert(block->id);
-  return block.has_value();
+Holdings::Given Holdings::give(std::span<const std::byte> bytes) {
+  auto block = link_.arena().find(bytes.data());
+  if (!block) return Given::NotOurs;
+  auto is_part = [&](auto range) { return overlap(range, bytes); };
+  if (find_range(moved_, block->id, is_part) != moved_.end()) return Given::MovedBefore;
+  given_.emplace(block->id, bytes);
+  return Given::Yes;
 }
 
 void Holdings::drop_block(const Block& block) {
-  given_blocks_.erase(block.id);
   if (auto it = named_blocks_.find(block.id); it != named_blocks_.end()) {
     it->second.freed = true;
   } else {
-    link_.arena().release(block.id);
+    release_block(block.id);
   }
+}
+
+void Holdings::release_block(BlockId id) {
+  given_.erase(id);
+  moved_.erase(id);
+  link_.arena().release(id);
 }
 
 void Holdings::collect(std::vector<Mapping>& mappings) {
@@ -57,11 +86,12 @@ void OutputPlan::clear() {
     if (named.freed) holdings_.link_.release_input(lease);
   }
   for (auto& [id, named] : holdings_.named_blocks_) {
-    if (named.freed) holdings_.link_.arena().release(id);
+    if (named.freed) holdings_.release_block(id);
   }
   holdings_.named_inputs_.clear();
   holdings_.named_blocks_.clear();
   releases_.clear();
+  for (Output& output : std::span(outputs_).first(count_)) take_back(output);
   count_ = 0;
 }
 
@@ -69,30 +99,39 @@ std::size_t OutputPlan::next_place() {
   if (count_ == outputs_.size()) outputs_.emplace_back();
   outputs_[count_].source = Source::Done;
   outputs_[count_].memory = {};
+  outputs_[count_].bytes = 0;
   outputs_[count_].small.clear();
+  outputs_[count_].failure.reset();
   return count_++;
 }
 
 bool OutputPlan::overlaps_a_candidate(const std::byte* data, std::size_t bytes) const {
-  for (const Output& other : std::span(outputs_).first(count_)) {
-    if (other.source != Source::Done && data < other.data + other.bytes &&
-        other.data < data + bytes)
-      return true;
-  }
-  return false;
+  return std::ranges::any_of(std::span(outputs_).first(count_), [&](const Output& other) {
+    return other.source != Source::Done && overlap({other.data, other.bytes}, {data, bytes});
+  });
 }
 
-protocol::MemoryRef OutputPlan::lend(const Block& block, std::byte* data, std::size_t bytes) {
-  const std::uint64_t lease = holdings_.link_.lend(block, data, bytes);
-  return {protocol::MemoryKind::Segment, block.segment,
-          block.offset + static_cast<std::uint64_t>(data - block.data), bytes, lease};
+void OutputPlan::lend(Output& output, const Block& block, std::byte* data) {
+  output.lent = holdings_.link_.lend(block, data, output.bytes);
+  output.memory = {protocol::MemoryKind::Segment, block.segment,
+                   block.offset + static_cast<std::uint64_t>(data - block.data), output.bytes,
+                   output.lent};
 }
 
-Result<protocol::MemoryRef> OutputPlan::copy_out(const std::byte* data, std::size_t bytes) {
-  auto block = holdings_.link_.arena().allocate(bytes);
+void OutputPlan::take_back(Output& output) {
+  if (output.lent != 0) holdings_.link_.take_back(std::exchange(output.lent, 0));
+}
+
+void OutputPlan::sent() noexcept {
+  for (Output& output : std::span(outputs_).first(count_)) output.lent = 0;
+}
+
+Result<void> OutputPlan::copy_out(Output& output) {
+  auto block = holdings_.link_.arena().allocate(output.bytes);
   if (!block) return std::unexpected(block.error());
-  copy_payload(block->data, data, bytes);
-  return lend(*block, block->data, bytes);
+  copy_payload(block->data, output.data, output.bytes);
+  lend(output, *block, block->data);
+  return {};
 }
 
 Result<OutputPlan::Room> OutputPlan::reserve(std::size_t bytes) {
@@ -105,7 +144,8 @@ Result<OutputPlan::Room> OutputPlan::reserve(std::size_t bytes) {
   auto block = holdings_.link_.arena().allocate(bytes);
   if (!block) return std::unexpected(block.error());
   const std::size_t place = next_place();
-  outputs_[place].memory = lend(*block, block->data, bytes);
+  outputs_[place].bytes = bytes;
+  lend(outputs_[place], *block, block->data);
   return Room{place, {block->data, bytes}};
 }
 
@@ -146,42 +186,50 @@ Result<std::size_t> OutputPlan::add(const std::byte* data, std::size_t bytes) {
   output.data = data;
   output.bytes = bytes;
   if (free && (name_input(output) || name_block(output))) return place;
-  auto memory = copy_out(data, bytes);
-  if (!memory) return std::unexpected(memory.error());
-  output.memory = *memory;
+  if (auto copied = copy_out(output); !copied) return std::unexpected(copied.error());
   return place;
+}
+
+void OutputPlan::drop(std::size_t place) {
+  outputs_[place].source = Source::Done;
+  take_back(outputs_[place]);
 }
 
 bool OutputPlan::may_move(const Output& output) const {
   if (output.source == Source::Input) return holdings_.named_inputs_.at(output.lease).freed;
-  return holdings_.named_blocks_.at(output.block.id).freed ||
-         holdings_.given_blocks_.contains(output.block.id);
+  const std::span<const std::byte> bytes(output.data, output.bytes);
+  const BlockId block = output.block.id;
+  auto is_part = [&](auto range) { return overlap(range, bytes); };
+  if (find_range(holdings_.moved_, block, is_part) != holdings_.moved_.end()) return false;
+  auto is_whole = [&](auto range) { return lies_in(bytes, range); };
+  return holdings_.named_blocks_.at(block).freed ||
+         find_range(holdings_.given_, block, is_whole) != holdings_.given_.end();
 }
 
-Result<void> OutputPlan::settle() {
-  auto& arena = holdings_.link_.arena();
+void OutputPlan::move_or_copy(Output& output) {
+  if (!may_move(output)) {
+    if (auto copied = copy_out(output); !copied) output.failure = copied.error();
+  } else if (output.source == Source::Block) {
+    holdings_.link_.arena().add_holder(output.block.id);  // the lease's
+    lend(output, output.block, const_cast<std::byte*>(output.data));
+    if (!holdings_.named_blocks_.at(output.block.id).freed)
+      holdings_.moved_.emplace(output.block.id, std::span(output.data, output.bytes));
+  }
+  output.source = Source::Done;
+}
+
+void OutputPlan::settle() {
   for (Output& output : std::span(outputs_).first(count_)) {
-    if (output.source == Source::Done) continue;
-    if (!may_move(output)) {
-      auto memory = copy_out(output.data, output.bytes);
-      if (!memory) return std::unexpected(memory.error());
-      output.memory = *memory;
-    } else if (output.source == Source::Block) {
-      holdings_.given_blocks_.erase(output.block.id);  // once: the next time it is another's
-      arena.add_holder(output.block.id);               // the lease's
-      output.memory = lend(output.block, const_cast<std::byte*>(output.data), output.bytes);
-    }
-    output.source = Source::Done;
+    if (output.source != Source::Done) move_or_copy(output);
   }
   for (auto& [lease, named] : holdings_.named_inputs_) {
     if (named.freed) releases_.push_back(lease);
   }
   holdings_.named_inputs_.clear();
   for (auto& [id, named] : holdings_.named_blocks_) {
-    if (named.freed) arena.release(id);  // NumPy's own hold
+    if (named.freed) holdings_.release_block(id);
   }
   holdings_.named_blocks_.clear();
-  return {};
 }
 
 }  // namespace tensorferry::stub

@@ -10,7 +10,6 @@
 #include <map>
 #include <optional>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "stub_link.h"
@@ -31,14 +30,17 @@ class Holdings : private ForkParticipant {
   // answered names it.
   void drop_input(const InputMemory& memory);
   void drop_block(const Block& block);
-  // The model won't touch the block that holds `data` again (pb_utils.give): it may move though
-  // Python still holds it. False when it isn't in our arena.
-  bool give(const void* data);
+  // The model won't touch these bytes again (pb_utils.give): they may move, once, though Python
+  // still holds them.
+  enum class Given : std::uint8_t { Yes, NotOurs, MovedBefore };
+  Given give(std::span<const std::byte> bytes);
 
   StubLink& link() noexcept { return link_; }
 
  private:
   friend class OutputPlan;
+  // NumPy's own hold ends.
+  void release_block(BlockId id);
   struct Named {
     bool freed = false;
   };
@@ -51,7 +53,10 @@ class Holdings : private ForkParticipant {
   std::map<std::uintptr_t, const InputMemory*> inputs_;
   std::unordered_map<std::uint64_t, Named> named_inputs_;  // by lease
   std::unordered_map<BlockId, Named> named_blocks_;
-  std::unordered_set<BlockId> given_blocks_;
+  // Of blocks that Python holds: what was given and hasn't moved yet, and what has moved though it
+  // is held. That is another's from then on, whatever Python does with it.
+  using Ranges = std::unordered_multimap<BlockId, std::span<const std::byte>>;
+  Ranges given_, moved_;
   void (*disown_)() noexcept = nullptr;
   std::shared_ptr<void> fork_registration_;
 };
@@ -64,7 +69,8 @@ class OutputPlan {
   OutputPlan(const OutputPlan&) = delete;
   OutputPlan& operator=(const OutputPlan&) = delete;
 
-  // Forgets the last batch; what was freed while it was planned and never settled goes back.
+  // Forgets the last batch; what was freed while it was planned and never settled goes back, and so
+  // does what was lent for outputs that were not sent.
   void clear();
   // An output's bytes, in C order: its place in the plan. Copies them now unless they lie in shared
   // memory that may move.
@@ -76,9 +82,16 @@ class OutputPlan {
     std::span<std::byte> bytes;
   };
   Result<Room> reserve(std::size_t bytes);
-  // Python has dropped its references: decides, copies what is still held. memory(i) is valid after
-  // it.
-  Result<void> settle();
+  // This output is not sent after all.
+  void drop(std::size_t place);
+  // Python has dropped its references: decides, copies what is still held. Then memory(place) is
+  // valid, or failure(place) says why there is none.
+  void settle();
+  const Error* failure(std::size_t place) const {
+    return outputs_[place].failure ? &*outputs_[place].failure : nullptr;
+  }
+  // The message is out: what it lends is the server's.
+  void sent() noexcept;
 
   const protocol::MemoryRef& memory(std::size_t place) const { return outputs_[place].memory; }
   std::span<const std::byte> inline_bytes(std::size_t place) const { return outputs_[place].small; }
@@ -91,17 +104,21 @@ class OutputPlan {
     Source source = Source::Done;
     const std::byte* data = nullptr;
     std::size_t bytes = 0;
-    std::uint64_t lease = 0;   // Input
+    std::uint64_t lease = 0;   // Input: the server's number
     tensorferry::Block block;  // Block
+    std::uint64_t lent = 0;    // ours, of what is lent for it until it is sent
     protocol::MemoryRef memory;
     std::vector<std::byte> small;
+    std::optional<Error> failure;
   };
   std::size_t next_place();
   bool name_input(Output& output);
   bool name_block(Output& output);
   bool may_move(const Output& output) const;
-  Result<protocol::MemoryRef> copy_out(const std::byte* data, std::size_t bytes);
-  protocol::MemoryRef lend(const Block& block, std::byte* data, std::size_t bytes);
+  void move_or_copy(Output& output);
+  Result<void> copy_out(Output& output);
+  void lend(Output& output, const Block& block, std::byte* data);
+  void take_back(Output& output);
   bool overlaps_a_candidate(const std::byte* data, std::size_t bytes) const;
 
   Holdings& holdings_;

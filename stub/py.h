@@ -38,9 +38,10 @@ inline PyRef text(std::string_view value) {
       PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace"));
 }
 
-// UTF-8 of a str; empty and an exception set where it is none.
+// UTF-8 of a str, with an escape for each surrogate that stands alone; empty and an exception set
+// where it is none.
 inline std::string to_string(PyObject* object) {
-  PyRef bytes(PyUnicode_AsUTF8String(object));
+  PyRef bytes(PyUnicode_AsEncodedString(object, "utf-8", "backslashreplace"));
   if (!bytes) return {};
   return {PyBytes_AsString(bytes.get()), static_cast<std::size_t>(PyBytes_Size(bytes.get()))};
 }

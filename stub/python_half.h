@@ -10,9 +10,9 @@ namespace tensorferry::stub {
 struct PythonHalf {
   PyObject* triton_error = nullptr;         // the type
   PyObject* request_arguments = nullptr;    // InferenceRequest's arguments → (inputs, flags, made)
-  PyObject* response_parameters = nullptr;  // a dict or None → JSON text, checked
+  PyObject* response_parameters = nullptr;  // a dict → (JSON text, tuple of (key, value)), checked
   PyObject* to_json = nullptr;
-  PyObject* trace = nullptr;       // () → InferenceTrace
+  PyObject* trace = nullptr;       // context (str or None) → InferenceTrace
   PyObject* find_input = nullptr;  // (request, name) → Tensor or None, for any request-like object
 };
 

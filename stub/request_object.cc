@@ -14,12 +14,12 @@ PyTypeObject* request_type = nullptr;
 struct RequestObject {
   PyObject_HEAD PyObject* inputs;  // list of Tensor
   PyObject* made;                  // of a request that the model made: (id, correlation, outputs,
-                                   // flags, timeout, parameters); nullptr for an inbound one
+                                   // timeout, parameters, trace, ...); nullptr for an inbound one
   InboundRequest inbound;
 };
 
 // What a model-made request keeps, in the order of `made`.
-enum class Made : Py_ssize_t { Id, Correlation, Outputs, Timeout, Parameters };
+enum class Made : Py_ssize_t { Id, Correlation, Outputs, Timeout, Parameters, Trace };
 
 RequestObject* as_request(PyObject* object) { return reinterpret_cast<RequestObject*>(object); }
 
@@ -35,6 +35,18 @@ PyRef allocate_request(PyTypeObject* type) {
   return object;
 }
 
+// False with TypeError set, as pybind11's conversion has it.
+bool read_flags(PyObject* value, std::uint32_t& flags) {
+  const unsigned long number = PyLong_Check(value) ? PyLong_AsUnsignedLong(value) : UINT64_MAX;
+  PyErr_Clear();
+  if (number > UINT32_MAX) {
+    PyErr_SetString(PyExc_TypeError, "InferenceRequest: flags must be an int of 32 bits");
+    return false;
+  }
+  flags = static_cast<std::uint32_t>(number);
+  return true;
+}
+
 // The Python half checks the arguments and puts them in order.
 PyObject* request_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {
   PyRef checked(PyObject_Call(python_half().request_arguments, args, keywords));
@@ -48,8 +60,7 @@ PyObject* request_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {
   request->inputs = inputs;
   Py_INCREF(made);
   request->made = made;
-  request->inbound.flags = static_cast<std::uint32_t>(PyLong_AsUnsignedLong(flags));
-  return PyErr_Occurred() ? nullptr : object.release();
+  return read_flags(flags, request->inbound.flags) ? object.release() : nullptr;
 }
 
 void request_dealloc(PyObject* object) {
@@ -91,10 +102,13 @@ PyObject* flags(PyObject* self, PyObject*) {
   return PyLong_FromUnsignedLong(as_request(self)->inbound.flags);
 }
 
-PyObject* set_flags(PyObject* self, PyObject* value) {
-  const unsigned long flags = PyLong_AsUnsignedLong(value);
-  if (PyErr_Occurred()) return nullptr;
-  as_request(self)->inbound.flags = static_cast<std::uint32_t>(flags);
+PyObject* set_flags(PyObject* self, PyObject* args, PyObject* keywords) {
+  PyObject* value = nullptr;
+  static const char* names[] = {"flags", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, keywords, "O:set_flags", const_cast<char**>(names),
+                                   &value) ||
+      !read_flags(value, as_request(self)->inbound.flags))
+    return nullptr;
   Py_RETURN_NONE;
 }
 
@@ -103,7 +117,7 @@ PyObject* timeout(PyObject* self, PyObject*) {
   return PyLong_FromUnsignedLongLong(as_request(self)->inbound.timeout_us);
 }
 
-PyRef parameter_value(const InboundParameter& parameter) {
+PyRef parameter_value(const Parameter& parameter) {
   switch (parameter.kind) {
     case protocol::ParameterKind::Int:
       return PyRef(PyLong_FromLongLong(parameter.integer));
@@ -120,7 +134,7 @@ PyRef parameter_value(const InboundParameter& parameter) {
 PyObject* parameters(PyObject* self, PyObject*) {
   if (as_request(self)->made) return made_item(self, Made::Parameters);
   PyRef dict(PyDict_New());
-  for (const InboundParameter& parameter : as_request(self)->inbound.parameters) {
+  for (const Parameter& parameter : as_request(self)->inbound.parameters) {
     PyRef key = text(parameter.key);
     PyRef value = parameter_value(parameter);
     if (!dict || !key || !value || PyDict_SetItem(dict.get(), key.get(), value.get()) != 0)
@@ -129,9 +143,17 @@ PyObject* parameters(PyObject* self, PyObject*) {
   return PyObject_CallFunctionObjArgs(python_half().to_json, dict.get(), nullptr);
 }
 
-PyObject* trace(PyObject*, PyObject*) { return PyObject_CallObject(python_half().trace, nullptr); }
+PyObject* trace(PyObject* self, PyObject*) {
+  if (as_request(self)->made) return made_item(self, Made::Trace);
+  const std::string& context = as_request(self)->inbound.trace_context;
+  PyRef argument = context.empty() ? PyRef::borrow(Py_None) : text(context);
+  if (!argument) return nullptr;
+  return PyObject_CallFunctionObjArgs(python_half().trace, argument.get(), nullptr);
+}
 
 PyObject* is_cancelled(PyObject* self, PyObject*) {
+  // In a forked child nobody tells.
+  if (as_request(self)->made || is_forked_child()) Py_RETURN_FALSE;
   return PyBool_FromLong(state().link->is_cancelled(as_request(self)->inbound.number));
 }
 
@@ -141,7 +163,8 @@ PyMethodDef methods[] = {
     {"correlation_id", correlation_id, METH_NOARGS, "Of its sequence: int or str; 0 for none."},
     {"requested_output_names", requested_output_names, METH_NOARGS, "A set of str."},
     {"flags", flags, METH_NOARGS, "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END."},
-    {"set_flags", set_flags, METH_O, "Sets the flags."},
+    {"set_flags", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(set_flags)),
+     METH_VARARGS | METH_KEYWORDS, "Sets the flags."},
     {"timeout", timeout, METH_NOARGS, "The request's timeout in microseconds; 0 for none."},
     {"parameters", parameters, METH_NOARGS, "A JSON object, as str."},
     {"trace", trace, METH_NOARGS, "An InferenceTrace."},

@@ -44,8 +44,9 @@ PyRef checked_error(PyObject* error) {
   return PyRef::borrow(error);
 }
 
+// (JSON text, items)
 PyRef checked_parameters(PyObject* parameters) {
-  static PyObject* none_given = PyUnicode_InternFromString("{}");
+  static PyObject* none_given = Py_BuildValue("(s())", "{}");
   if (parameters == Py_None) return PyRef::borrow(none_given);
   return PyRef(
       PyObject_CallFunctionObjArgs(python_half().response_parameters, parameters, nullptr));
@@ -63,13 +64,16 @@ PyObject* response_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {
   if (!list) return nullptr;
   PyRef held_error = checked_error(error);
   if (!held_error) return nullptr;
-  PyRef json = checked_parameters(parameters);
-  if (!json) return nullptr;
+  PyRef checked = checked_parameters(parameters);
+  PyObject *json = nullptr, *items = nullptr;
+  if (!checked || !PyArg_ParseTuple(checked.get(), "UO!", &json, &PyTuple_Type, &items))
+    return nullptr;
   PyObject* response = allocate_object(type);
   if (!response) return nullptr;
   as_response(response)->tensors = list.release();
   as_response(response)->error = held_error.release();
-  as_response(response)->parameters = json.release();
+  as_response(response)->parameters = PyRef::borrow(json).release();
+  as_response(response)->parameter_items = PyRef::borrow(items).release();
   return response;
 }
 
@@ -78,6 +82,7 @@ void response_dealloc(PyObject* object) {
   Py_XDECREF(response->tensors);
   Py_XDECREF(response->error);
   Py_XDECREF(response->parameters);
+  Py_XDECREF(response->parameter_items);
   free_object(object);
 }
 

@@ -9,6 +9,7 @@ struct ResponseObject {
   PyObject_HEAD PyObject* tensors;  // list of Tensor
   PyObject* error;                  // TritonError, or None
   PyObject* parameters;             // JSON text
+  PyObject* parameter_items;        // the same as a tuple of (key, value)
 };
 
 bool make_response_type(PyObject* module);

@@ -1,6 +1,7 @@
 #include "stub_link.h"
 
 #include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/trace.h>
 #include <tensorferry/transport/version.h>
 
 #include <fcntl.h>
@@ -33,6 +34,13 @@ void watch_parent() {
   int signal = SIGRTMAX - 1;
   ::sigaction(signal, &action, nullptr);
   ::prctl(PR_SET_PDEATHSIG, signal);
+}
+
+std::uint64_t input_bytes(const protocol::Execute& message) {
+  std::uint64_t bytes = 0;
+  for (const auto& request : message.requests)
+    for (const auto& input : request.inputs) bytes += input.memory.bytes;
+  return bytes;
 }
 
 [[noreturn]] void broken(const Error& error) {
@@ -75,6 +83,7 @@ Result<void> StubLink::start() {
                                             std::to_string(welcome->ring_capacity) + " bytes");
   }
   instance_ = welcome->instance;
+  name_traced_process(instance_);
   auto bytes = (channel_bytes(welcome->ring_capacity) + 4095) / 4096 * 4096;
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
@@ -137,6 +146,11 @@ std::uint64_t StubLink::lend(const Block& block, std::byte* data, std::size_t by
                            data});
 }
 
+void StubLink::take_back(std::uint64_t lease) {
+  std::scoped_lock lock(lent_mutex_);
+  expects(lent_->release(lease), "what is taken back was lent");
+}
+
 void StubLink::release_input(std::uint64_t lease) { channel_->release_later(lease); }
 
 Result<void> StubLink::on_releases(std::span<const protocol::LeaseRelease> releases) {
@@ -176,6 +190,8 @@ bool StubLink::is_cancelled(std::uint64_t request) const {
 }
 
 Result<void> StubLink::on_execute(const protocol::Execute& message) {
+  Span span(Phase::Receive, message.batch);
+  if (span) span.set_bytes(input_bytes(message));
   InboundBatch batch;
   batch.number = message.batch;
   for (const auto& record : message.requests) {
@@ -186,6 +202,7 @@ Result<void> StubLink::on_execute(const protocol::Execute& message) {
     request.correlation_text = record.correlation_text;
     request.flags = record.flags;
     request.timeout_us = record.timeout_us;
+    request.trace_context = record.trace_context;
     for (const auto& p : record.parameters) {
       request.parameters.push_back(
           {std::string(p.key), p.kind, p.integer, p.number, std::string(p.text)});

@@ -38,7 +38,8 @@ struct InputTensor {
   InputMemory memory;
 };
 
-struct InboundParameter {
+// Of a request or a response.
+struct Parameter {
   std::string key;
   protocol::ParameterKind kind{};
   std::int64_t integer = 0;  // Int; Bool as 0 or 1
@@ -53,7 +54,8 @@ struct InboundRequest {
   std::string correlation_text;
   std::uint32_t flags = 0;
   std::uint64_t timeout_us = 0;
-  std::vector<InboundParameter> parameters;
+  std::string trace_context;
+  std::vector<Parameter> parameters;
   std::vector<std::string> outputs;
   std::vector<InputTensor> inputs;
 };
@@ -86,6 +88,8 @@ class StubLink {
   Arena& arena() noexcept { return *arena_; }
   // Lends a held block of our arena to the server; its hold becomes the lease's.
   std::uint64_t lend(const Block& block, std::byte* data, std::size_t bytes);
+  // The opposite, for a lease that no message has named.
+  void take_back(std::uint64_t lease);
   // Gives an input's lease back; from any thread.
   void release_input(std::uint64_t lease);
   void take_releases(std::vector<protocol::LeaseRelease>& out) { channel_->take_releases(out); }

@@ -161,6 +161,14 @@ PyObject* tensor_array(TensorObject* tensor) {
   return tensor->array;
 }
 
+bool check_dtype(const TensorObject* tensor) {
+  if (!tensor->array || numpy::dtype_of(*numpy::as_array(tensor->array)) == tensor->dtype)
+    return true;
+  raise_model_exception("NumPy dtype is not supported. Tensor '%U' had another when it was made.",
+                        tensor->name);
+  return false;
+}
+
 std::span<const std::int64_t> tensor_shape(const TensorObject* tensor) {
   if (!tensor->array) return memory_of(tensor->memory).shape;
   const numpy::Array* array = numpy::as_array(tensor->array);

@@ -28,6 +28,9 @@ PyRef new_tensor(PyRef name, PyRef memory);
 // The array, made at the first call. nullptr with an exception set where NumPy has no such type.
 PyObject* tensor_array(TensorObject* tensor);
 std::span<const std::int64_t> tensor_shape(const TensorObject* tensor);
+// That the array still has the dtype that it had: NumPy lets it be changed in place. False with
+// pb_utils' exception set.
+bool check_dtype(const TensorObject* tensor);
 // False with pb_utils' exception set for an empty name.
 bool check_name(PyObject* name);
 

@@ -40,6 +40,7 @@ std::optional<Result<std::size_t>> plan_output(OutputPlan& plan, TensorObject* t
     const Memory& memory = memory_of(tensor->memory);
     return plan.add(memory.data, memory.bytes);
   }
+  if (!check_dtype(tensor)) return std::nullopt;
   const numpy::Array& array = *numpy::as_array(tensor->array);
   if (tensor->dtype.is_bytes()) return plan_strings(plan, array);
   const std::size_t element = element_bytes(tensor->dtype);

@@ -42,8 +42,8 @@ APT_TEST = {
     "git": "git",
     "spin": "spin",
 }
-APT_ALL = {"g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++", "qemu-user": "qemu-aarch64", "googletest": None}
 APT_BENCH = {"libbenchmark-dev": None}
+APT_ALL = {"g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++", "qemu-user": "qemu-aarch64", "googletest": None, **APT_BENCH}
 
 
 def say(text: str) -> None:
@@ -190,21 +190,24 @@ def python_package() -> str:
     return "python3" if system_default else f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
+def installer(no_apt: bool) -> list[str] | None:
+    """What goes before apt-get: nothing for root, sudo where it needs no password. None: nothing can be installed."""
+    if no_apt or not shutil.which("apt-get"):
+        return None
+    if os.geteuid() == 0:
+        return []
+    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
+        return ["sudo"]
+    return None
+
+
 def install_packages(wanted: dict[str, str | None], no_apt: bool) -> None:
     missing = missing_packages(wanted)
     if not missing:
         return
     command = ["apt-get", "-qy", "install", "--no-install-recommends", *missing]
-    sudo: list[str] = []
-    if os.geteuid() != 0:
-        sudo = ["sudo"]
-        if (
-            subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode
-            if shutil.which("sudo")
-            else True
-        ):
-            no_apt = True
-    if no_apt or not shutil.which("apt-get"):
+    sudo = installer(no_apt)
+    if sudo is None:
         give_up("these are missing; install them and run this again:\n  " + shlex.join(["sudo", *command]))
     settings = {"DEBIAN_FRONTEND": "noninteractive"}
     must([*sudo, "apt-get", "-q", "update"], quiet=True)
@@ -428,6 +431,7 @@ def verb_test(options: argparse.Namespace) -> int:
     if options.all:
         report.check("build ubsan", build("ubsan"))
         ctest(report, "ubsan")
+        report.check("build bench", build("bench", "tensorferry_bench"))
         report.check("build aarch64", build("aarch64", "tensorferry_transport_test"))
         ctest(report, "aarch64", "-L", "^transport$")
     return report.close()
@@ -457,12 +461,15 @@ def verb_fuzz(options: argparse.Namespace) -> int:
 
 
 def verb_bench(options: argparse.Namespace) -> int:
-    """How long a tensor takes to another process and back, against its peers"""
-    set_up(options, APT_BUILD, ["build", "bench"])
-    if install_project():
+    """What a crossing costs, against its peers and our goals; --quick takes two minutes"""
+    can_do_without = {} if installer(options.no_apt) is None else APT_BENCH
+    set_up(options, {**APT_BUILD, **can_do_without}, ["build", "bench"])
+    if install_project() or not build("bench", "tensorferry_bench"):
         return EXIT_FAILED
-    results = ["--json", BUILD / "bench.json", "--svg", BUILD / "bench.svg"]
-    return run([venv_python(), "bench/end_to_end.py", *results, *options.rest])
+    if not (BUILD / "bench" / "bin" / "ring_bench").exists():
+        say(f"# without Google Benchmark ({' '.join(APT_BENCH)}) the micro benches are left out")
+    results = ["--json", BUILD / "bench.json", "--svg", BUILD / "bench.svg", "--markdown", BUILD / "bench.md"]
+    return run([venv_python(), "bench", *results, *options.rest])
 
 
 def verb_doctor(options: argparse.Namespace) -> int:

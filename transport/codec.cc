@@ -220,13 +220,16 @@ std::byte* Scratch::take(std::size_t bytes, std::size_t alignment) {
 
 // ------------------------------------------------------------------------------------ validation
 Result<std::int64_t> element_count(std::span<const std::int64_t> shape) {
-  std::int64_t count = 1;
+  std::int64_t count =
+      1;  // of the dimensions that are not zero, so that their order doesn't matter
   bool empty = false;
   for (std::int64_t dim : shape) {
     if (dim < 0) return refused("dimension " + std::to_string(dim) + " is negative");
-    if (dim == 0) empty = true;
-    if (!empty && __builtin_mul_overflow(count, dim, &count))
+    if (dim == 0) {
+      empty = true;
+    } else if (__builtin_mul_overflow(count, dim, &count)) {
       return refused("the shape's element count overflows");
+    }
   }
   return empty ? 0 : count;
 }

@@ -1,16 +1,30 @@
 #include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/counters.h>
 
-#include <atomic>
+#include <array>
 #include <cstring>
+#include <utility>
 
 namespace tensorferry {
 namespace {
 
-struct Counter {
-  std::atomic<std::uint64_t> calls{0};
-  std::atomic<std::uint64_t> bytes{0};
+struct KindCounters {
+  Counter calls, bytes;
 };
-Counter counters[kCopyKinds];
+using AllKinds = std::array<KindCounters, kCopyKinds>;
+
+KindCounters counters_of(std::size_t kind) {
+  const CounterLabel label{"kind", to_string(static_cast<CopyKind>(kind))};
+  auto& page = Counters::of_process();
+  return {page.add("copies", {label}), page.add("copied_bytes", {label})};
+}
+
+const AllKinds& counters() noexcept {
+  static const AllKinds all = []<std::size_t... kKind>(std::index_sequence<kKind...>) {
+    return AllKinds{counters_of(kKind)...};
+  }(std::make_index_sequence<kCopyKinds>());
+  return all;
+}
 
 // One dimension with a stride, packed. The size is known to the compiler: a move and no call.
 template <std::size_t kElement>
@@ -57,10 +71,16 @@ std::byte* gather(std::byte* to, const std::byte* from, const std::int64_t* shap
 
 }  // namespace
 
+std::string_view to_string(CopyKind kind) noexcept {
+  constexpr std::array<std::string_view, kCopyKinds> kNames{"inline", "host", "h2d",
+                                                            "d2h",    "d2d",  "peer"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
 void count_copy(std::size_t bytes, CopyKind kind) noexcept {
-  Counter& counter = counters[static_cast<std::size_t>(kind)];
-  counter.calls.fetch_add(1, std::memory_order_relaxed);
-  counter.bytes.fetch_add(bytes, std::memory_order_relaxed);
+  const KindCounters& counter = counters()[static_cast<std::size_t>(kind)];
+  counter.calls.add();
+  counter.bytes.add(bytes);
 }
 
 void copy_payload(void* to, const void* from, std::size_t bytes, CopyKind kind) noexcept {
@@ -89,8 +109,8 @@ void copy_strided(void* to, const void* from, const std::int64_t* shape,
 CopyCounts copy_counts() noexcept {
   CopyCounts counts;
   for (std::size_t kind = 0; kind < kCopyKinds; ++kind) {
-    counts.calls[kind] = counters[kind].calls.load(std::memory_order_relaxed);
-    counts.bytes[kind] = counters[kind].bytes.load(std::memory_order_relaxed);
+    counts.calls[kind] = counters()[kind].calls.value();
+    counts.bytes[kind] = counters()[kind].bytes.value();
   }
   return counts;
 }

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,39 +10,19 @@
 #include <cerrno>
 #include <string>
 
+#include "memfd.h"
+
 namespace tensorferry {
 namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 // Reserved in steps, with the limits read anew before each: others use memory meanwhile.
 constexpr std::size_t kReserveStep = 64 << 20;
-constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, Linux 6.3
 constexpr std::size_t kSmallestStep = 64 << 10;
 
 std::size_t to_pages(std::size_t bytes) {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   return (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
-}
-
-Result<UniqueFd> new_memfd() {
-  constexpr const char* kName = "tensorferry";
-  int fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal);
-  if (fd < 0 && errno == EINVAL) fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) return system_failure("memfd_create for a shared memory segment", errno);
-  return UniqueFd(fd);
-}
-
-// A file beyond RLIMIT_FSIZE is a SIGXFSZ, not only an error.
-Result<void> check_file_limit(std::size_t bytes) {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-      bytes > limit.rlim_cur) {
-    return failure(ErrorCode::OutOfSharedMemory,
-                   "a shared memory segment of " + std::to_string(bytes) +
-                       " bytes is above the process's file size limit of " +
-                       std::to_string(limit.rlim_cur) + " bytes (ulimit -f)");
-  }
-  return {};
 }
 
 Result<void> reserve(int fd, std::size_t bytes) {
@@ -89,14 +68,9 @@ Segment::~Segment() { ::munmap(data_, bytes_); }
 
 Result<std::shared_ptr<Segment>> Segment::create(SegmentId id, std::size_t bytes) {
   bytes = to_pages(bytes);
-  if (auto allowed = check_file_limit(bytes); !allowed) return std::unexpected(allowed.error());
   if (auto fits = check_memory(bytes, memory_limits()); !fits) return std::unexpected(fits.error());
-  auto fd = new_memfd();
+  auto fd = new_memfd("tensorferry", bytes);
   if (!fd) return std::unexpected(fd.error());
-  if (::ftruncate(fd->get(), static_cast<off_t>(bytes)) != 0) {
-    return system_failure("sizing a shared memory segment to " + std::to_string(bytes) + " bytes",
-                          errno);
-  }
   if (auto reserved = reserve(fd->get(), bytes); !reserved)
     return std::unexpected(reserved.error());
   if (::fcntl(fd->get(), F_ADD_SEALS, kSeals) != 0)

@@ -4,58 +4,17 @@
 #include <tensorferry/transport/copy.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
+#include "byte_strings.h"
+#include "dlpack_exchange.h"
 #include "errors.h"
+#include "owner.h"
 
 namespace tensorferry::python {
 namespace {
 
-// Owns a tensor's memory on Python's side, in a capsule that is the base of the arrays over it.
-// `given` once a request has the memory too: it is kept mapped and unused by others until this goes
-// as well. `offered`: infer may take it (model.empty, tensorferry.give).
-struct Owner {
-  server::Buffer buffer;
-  bool offered = false;
-  bool given = false;
-};
-constexpr const char* kOwner = "tensorferry.owner";
 constexpr std::size_t kLongCopy = 64 << 10;  // worth letting other threads run meanwhile
-
-py::object to_capsule(std::unique_ptr<Owner> owner) {
-  PyObject* capsule = PyCapsule_New(owner.get(), kOwner, [](PyObject* one) {
-    delete static_cast<Owner*>(PyCapsule_GetPointer(one, kOwner));
-  });
-  if (!capsule) throw py::error_already_set();
-  (void)owner.release();
-  return py::reinterpret_steal<py::object>(capsule);
-}
-
-Owner* from_capsule(PyObject* object) {
-  return object && PyCapsule_IsValid(object, kOwner)
-             ? static_cast<Owner*>(PyCapsule_GetPointer(object, kOwner))
-             : nullptr;
-}
-
-py::array array_over(DType dtype, const std::vector<std::int64_t>& shape, std::byte* data,
-                     const py::object& base) {
-  static std::byte nothing;  // NumPy takes a null pointer as a wish for memory of its own
-  auto& numpy = py::detail::npy_api::get();
-  static_assert(sizeof(Py_intptr_t) == sizeof(std::int64_t));
-  PyObject* array = numpy.PyArray_NewFromDescr_(
-      numpy.PyArray_Type_, numpy.PyArray_DescrFromType_(numpy_number(dtype)),
-      static_cast<int>(shape.size()), reinterpret_cast<const Py_intptr_t*>(shape.data()), nullptr,
-      data ? data : &nothing,
-      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
-          py::detail::npy_api::NPY_ARRAY_WRITEABLE_,
-      nullptr);
-  if (!array) throw py::error_already_set();
-  auto result = py::reinterpret_steal<py::array>(array);
-  if (numpy.PyArray_SetBaseObject_(array, py::object(base).release().ptr()) != 0)
-    throw py::error_already_set();
-  return result;
-}
 
 [[noreturn]] void wrong(const server::Model& model, const std::string& name,
                         const std::string& what) {
@@ -72,33 +31,23 @@ std::size_t total_bytes(const std::vector<std::int64_t>& shape, std::size_t elem
   return bytes;
 }
 
-Owner* owner_of(const py::array& array) {
-  return from_capsule(py::detail::array_proxy(array.ptr())->base);
-}
-
-// Whether infer may take the array's memory: all of it, and nothing but it.
-bool may_take(const Owner& owner, const py::array& array) {
-  return owner.offered && owner.buffer.is_shared() && array.data() == owner.buffer.bytes().data() &&
-         static_cast<std::size_t>(array.nbytes()) == owner.buffer.size() &&
+// Whether infer may take the array's memory: all of it, and nothing but it, and through no view
+// whose base the caller still holds writable.
+bool may_take(const View& view, const py::array& array) {
+  const server::Buffer& buffer = view.owner->buffer;
+  return view.alone && view.owner->offered && buffer.is_shared() &&
+         array.data() == buffer.bytes().data() &&
+         static_cast<std::size_t>(array.nbytes()) == buffer.size() &&
          (array.flags() & py::array::c_style);
 }
 
-server::Buffer give(const server::Model& model, const std::string& name, Owner& owner,
-                    const py::array& array) {
-  if (owner.given) {
-    wrong(model, name,
-          "was given to an earlier request: call model.empty again (it reuses warm memory), or "
-          "pass a copy");
-  }
+server::Buffer give(Owner& owner) {
   owner.given = true;
-  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   std::span<std::byte> bytes = owner.buffer.bytes();
   return server::Buffer::shared(bytes.data(), bytes.size(), owner.buffer.holder());
 }
 
-server::Buffer copy_in(server::Model& model, const py::array& array) {
-  std::span bytes(static_cast<const std::byte*>(array.data()),
-                  static_cast<std::size_t>(array.nbytes()));
+server::Buffer copy_in(server::Model& model, std::span<const std::byte> bytes) {
   if (bytes.size() < kLongCopy) return value_of(model.copy_in(bytes));
   Result<server::Buffer> buffer;
   {
@@ -108,29 +57,12 @@ server::Buffer copy_in(server::Model& model, const py::array& array) {
   return value_of(std::move(buffer));
 }
 
-// BYTES: each element after its length.
-server::Buffer encode_strings(server::Model& model, const py::array& array) {
-  std::string encoded;
-  for (py::handle item : py::iter(array.attr("flat"))) {
-    std::string text;
-    if (py::isinstance<py::bytes>(item)) {
-      text = item.cast<std::string>();
-    } else {
-      text = std::string(py::str(item));
-    }
-    auto length = static_cast<std::uint32_t>(text.size());
-    encoded.append(reinterpret_cast<const char*>(&length), sizeof length);
-    encoded += text;
-  }
-  return value_of(model.copy_in(std::as_bytes(std::span(encoded))));
-}
-
-server::Buffer pack(server::Model& model, const py::array& array) {
-  auto buffer = value_of(model.allocate(static_cast<std::size_t>(array.nbytes())));
-  std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
-  std::vector<std::int64_t> strides(array.strides(), array.strides() + array.ndim());
-  copy_strided(buffer.bytes().data(), array.data(), shape.data(), strides.data(), shape.size(),
-               static_cast<std::size_t>(array.itemsize()));
+// Gathers elements into C order: one copy.
+server::Buffer pack(server::Model& model, const void* data, const std::vector<std::int64_t>& shape,
+                    const std::vector<std::int64_t>& strides_bytes, std::size_t element) {
+  auto buffer = value_of(model.allocate(total_bytes(shape, element)));
+  copy_strided(buffer.bytes().data(), data, shape.data(), strides_bytes.data(), shape.size(),
+               element);
   return buffer;
 }
 
@@ -138,7 +70,7 @@ server::Buffer pack(server::Model& model, const py::array& array) {
 struct AnswerTypes {
   PyObject* response;
   PyObject* tensor;
-  PyObject *array, *owner, *dtype, *shape;
+  PyObject *array, *owner, *dtype, *shape, *parameters;
 };
 
 const AnswerTypes& answer_types() {
@@ -154,33 +86,124 @@ const AnswerTypes& answer_types() {
         PyUnicode_InternFromString("_array"),
         PyUnicode_InternFromString("_owner"),
         PyUnicode_InternFromString("_dtype"),
-        PyUnicode_InternFromString("_shape")};
+        PyUnicode_InternFromString("_shape"),
+        PyUnicode_InternFromString("_parameters")};
     return made;
   }();
   return *types;
 }
 
-std::optional<DType> dtype_of(const py::array& array) {
-  const py::dtype dtype = array.dtype();
-  if (dtype.byteorder() == '>') return std::nullopt;
+bool is_big_endian(const py::dtype& dtype) { return dtype.byteorder() == '>'; }
+
+std::optional<DType> dtype_of(const py::dtype& dtype) {
+  if (is_big_endian(dtype)) return std::nullopt;
   constexpr int kFirstUserType = 256;  // NumPy's numbers for types of others, ml_dtypes' among them
   if (dtype.num() >= kFirstUserType && std::string(py::str(dtype)) == "bfloat16") return kBfloat16;
   return dtype_from_numpy_number(dtype.num());
 }
 
+bool is_answer(const py::object& value) {
+  return Py_TYPE(value.ptr()) == reinterpret_cast<PyTypeObject*>(answer_types().tensor);
+}
+
 py::array as_array(const py::object& value) {
   if (py::isinstance<py::array>(value)) return py::reinterpret_borrow<py::array>(value);
   // An answer of ours, which is given only as the array that it is.
-  if (Py_TYPE(value.ptr()) == reinterpret_cast<PyTypeObject*>(answer_types().tensor))
-    return value.attr("numpy")();
+  if (is_answer(value)) return value.attr("numpy")();
   py::module_ numpy = py::module_::import("numpy");
-  if (py::hasattr(value, "__dlpack__")) return numpy.attr("from_dlpack")(value);
   // Texts and bytes are objects to us, not NumPy's fixed-width strings, which would lose trailing
   // zeros.
   py::array array = numpy.attr("asarray")(value);
   char kind = array.dtype().kind();
   if (kind == 'S' || kind == 'U') array = numpy.attr("asarray")(value, py::arg("dtype") = "O");
   return array;
+}
+
+// One request's input under way.
+struct Input {
+  server::Model& model;
+  std::vector<const void*>& given_here;
+  server::Tensor& tensor;
+
+  // False when the memory was given to an earlier request, after which nobody knows what it holds.
+  // The same array once more in one request is copied.
+  bool may_read(const Owner& owner) const { return !owner.given || was_given_here(owner); }
+  bool was_given_here(const Owner& owner) const {
+    return std::ranges::find(given_here, &owner) != given_here.end();
+  }
+  void take(Owner& owner) {
+    tensor.data = give(owner);
+    given_here.push_back(&owner);
+  }
+  void must_be_readable(const Owner* owner) const {
+    if (owner && !may_read(*owner)) {
+      wrong(model, tensor.name,
+            "was given to an earlier request: call model.empty again (it reuses warm memory), or "
+            "pass a copy");
+    }
+  }
+};
+
+// An answer that no array was asked of: its bytes as they are.
+void from_answer(Input input, const py::object& value, const py::object& capsule) {
+  Owner& owner = owner_in(capsule);
+  input.must_be_readable(&owner);
+  input.tensor.dtype = owner.dtype;
+  input.tensor.shape = owner.shape;
+  if (owner.offered && owner.buffer.is_shared() && !input.was_given_here(owner)) {
+    input.take(owner);
+    const py::object array = value.attr(answer_types().array);
+    if (!array.is_none()) make_read_only(array);
+  } else {
+    input.tensor.data = copy_in(input.model, owner.buffer.bytes());
+  }
+}
+
+void from_foreign(Input input, const py::object& value) {
+  const ForeignTensor foreign(value);
+  if (!is_supported(foreign.dtype()) || foreign.dtype().is_bytes()) {
+    const std::string what = py::hasattr(value, "dtype")
+                                 ? "dtype " + std::string(py::str(value.attr("dtype")))
+                                 : to_string(foreign.dtype());
+    wrong(input.model, input.tensor.name, "has " + what + ", which does not cross");
+  }
+  input.tensor.dtype = foreign.dtype();
+  input.tensor.shape = foreign.shape();
+  input.tensor.data = foreign.is_packed()
+                          ? copy_in(input.model, {foreign.data(), foreign.bytes()})
+                          : pack(input.model, foreign.data(), foreign.shape(),
+                                 foreign.strides_bytes(), element_bytes(foreign.dtype()));
+}
+
+void from_array(Input input, const py::array& array) {
+  input.tensor.shape.assign(array.shape(), array.shape() + array.ndim());
+  const char kind = array.dtype().kind();
+  if (kind == 'O' || kind == 'S' || kind == 'U') {
+    input.tensor.dtype = kBytes;
+    input.tensor.data = encode_strings(input.model, array);
+    return;
+  }
+  auto dtype = dtype_of(array.dtype());
+  if (!dtype) {
+    wrong(input.model, input.tensor.name,
+          "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross" +
+              (is_big_endian(array.dtype()) ? ": pass array.astype(array.dtype.newbyteorder('='))"
+                                            : ""));
+  }
+  input.tensor.dtype = *dtype;
+  const View view = view_of(array);
+  input.must_be_readable(view.owner);
+  if (view.owner && may_take(view, array) && !input.was_given_here(*view.owner)) {
+    input.take(*view.owner);
+    make_read_only(array);
+  } else if (array.flags() & py::array::c_style) {
+    input.tensor.data = copy_in(input.model, {static_cast<const std::byte*>(array.data()),
+                                              static_cast<std::size_t>(array.nbytes())});
+  } else {
+    input.tensor.data = pack(input.model, array.data(), input.tensor.shape,
+                             {array.strides(), array.strides() + array.ndim()},
+                             static_cast<std::size_t>(array.itemsize()));
+  }
 }
 
 // An instance without a call of __init__: its slots are set below.
@@ -200,12 +223,15 @@ py::object to_python(server::Tensor& tensor) {
   auto owned = std::make_unique<Owner>();
   owned->buffer = std::move(tensor.data);
   std::byte* data = owned->buffer.bytes().data();
-  py::object owner = to_capsule(std::move(owned));
   py::object object = bare_instance(types.tensor);
   if (numpy_number(tensor.dtype) >= 0 && !tensor.dtype.is_bytes()) {
+    const py::object owner = to_capsule(std::move(owned));
     set(object, types.array, array_over(tensor.dtype, tensor.shape, data, owner));
     return object;
   }
+  owned->dtype = tensor.dtype;
+  owned->shape = tensor.shape;
+  const py::object owner = to_capsule(std::move(owned));
   set(object, types.array, py::none());
   set(object, types.owner, owner);
   set(object, types.dtype, py::str(to_string(tensor.dtype)));
@@ -213,23 +239,23 @@ py::object to_python(server::Tensor& tensor) {
   return object;
 }
 
-Owner& owner_in(const py::object& capsule) {
-  Owner* owner = from_capsule(capsule.ptr());
-  if (!owner) throw py::type_error("not memory of tensorferry");
-  return *owner;
+py::object to_object(const server::ParameterValue& value) {
+  return std::visit([](const auto& one) -> py::object { return py::cast(one); }, value);
 }
 
 }  // namespace
 
 void bind_arrays(py::module_& module) {
-  module.def("owner_bytes", [](const py::object& capsule) {
-    auto bytes = owner_in(capsule).buffer.bytes();
-    return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  module.def("decode_strings",
+             [](const py::object& capsule) { return decode_strings(owner_in(capsule)); });
+  module.def("export_owner", &export_owner, py::arg("owner"), py::arg("version"), py::arg("copy"));
+  module.def("bits", [](const py::object& capsule) {
+    Owner& owner = owner_in(capsule);
+    return array_over(kUint16, owner.shape, owner.buffer.bytes().data(), capsule);
   });
   module.def("offer", [](const py::object& value) {
-    py::object base = value;
-    if (py::isinstance<py::array>(value)) base = value.cast<py::array>().base();
-    Owner* owner = base ? from_capsule(base.ptr()) : nullptr;
+    Owner* owner = py::isinstance<py::array>(value) ? view_of(value.cast<py::array>()).owner
+                                                    : from_capsule(value.ptr());
     if (owner) owner->offered = true;
     return owner != nullptr;
   });
@@ -237,7 +263,7 @@ void bind_arrays(py::module_& module) {
 
 py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
                       const py::dtype& dtype) {
-  auto known = dtype.byteorder() == '>' ? std::nullopt : dtype_from_numpy_number(dtype.num());
+  const auto known = dtype_of(dtype);
   if (!known || known->is_bytes())
     throw py::type_error("dtype " + std::string(py::str(dtype)) +
                          " has no fixed size that crosses");
@@ -245,35 +271,25 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
   owner->buffer = value_of(model.allocate(total_bytes(shape, element_bytes(*known))));
   owner->offered = true;
   std::byte* data = owner->buffer.bytes().data();
-  return array_over(*known, shape, data, to_capsule(std::move(owner)));
+  const py::object capsule = to_capsule(std::move(owner));
+  if (known != kBfloat16) return array_over(*known, shape, data, capsule);
+  return array_over(kUint16, shape, data, capsule).attr("view")(dtype);
 }
 
 void to_tensor(server::Model& model, std::string_view name, const py::object& value,
                std::vector<const void*>& given_here, server::Tensor& tensor) {
-  py::array array = as_array(value);
   tensor.name = name;
-  tensor.shape.assign(array.shape(), array.shape() + array.ndim());
-  const char kind = array.dtype().kind();
-  if (kind == 'O' || kind == 'S' || kind == 'U') {
-    tensor.dtype = kBytes;
-    tensor.data = encode_strings(model, array);
-    return;
+  const Input input{model, given_here, tensor};
+  if (is_answer(value)) {
+    const AnswerTypes& types = answer_types();
+    const py::object owner = py::getattr(value, types.owner, py::none());
+    const bool decoded =
+        !owner.is_none() && owner_in(owner).dtype.is_bytes() && !value.attr(types.array).is_none();
+    if (!owner.is_none() && !decoded) return from_answer(input, value, owner);
+  } else if (!py::isinstance<py::array>(value) && ForeignTensor::is_one(value)) {
+    return from_foreign(input, value);
   }
-  auto dtype = dtype_of(array);
-  if (!dtype)
-    wrong(model, tensor.name,
-          "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross");
-  tensor.dtype = *dtype;
-  Owner* owner = owner_of(array);
-  if (owner && may_take(*owner, array) &&
-      std::ranges::find(given_here, array.data()) == given_here.end()) {
-    tensor.data = give(model, tensor.name, *owner, array);
-    given_here.push_back(array.data());
-  } else if (array.flags() & py::array::c_style) {
-    tensor.data = copy_in(model, array);
-  } else {
-    tensor.data = pack(model, array);
-  }
+  from_array(input, as_array(value));
 }
 
 py::object to_python(server::Response& response) {
@@ -283,6 +299,12 @@ py::object to_python(server::Response& response) {
   for (server::Tensor& tensor : response.outputs) {
     if (PyDict_SetItem(result.ptr(), py::str(tensor.name).ptr(), to_python(tensor).ptr()) != 0)
       throw py::error_already_set();
+  }
+  if (!response.parameters.empty()) {
+    py::dict parameters;
+    for (const auto& [key, value] : response.parameters)
+      parameters[py::str(key)] = to_object(value);
+    set(result, answer_types().parameters, parameters);
   }
   return result;
 }

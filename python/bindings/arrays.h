@@ -20,9 +20,9 @@ void bind_arrays(py::module_& module);
 py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
                       const py::dtype& dtype);
 
-// An input: an array of ours is given (moved), any other is copied once. `given_here`: the memory
-// that this request was given so far; the same array once more is copied. Raises what the caller
-// did wrong.
+// An input: an array of ours is given (moved), anything else is copied once: an array, a tensor
+// with DLPack, an answer that is passed on. `given_here`: the memory that this request was given so
+// far; the same array once more is copied. Raises what the caller did wrong.
 void to_tensor(server::Model& model, std::string_view name, const py::object& value,
                std::vector<const void*>& given_here, server::Tensor& tensor);
 

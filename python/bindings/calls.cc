@@ -16,9 +16,6 @@ using server::Model;
 using server::Request;
 using server::Response;
 
-// How long a wait goes on before Python looks for signals (Ctrl-C).
-constexpr std::chrono::milliseconds kSignalSlice{200};
-
 Clock::duration to_duration(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
@@ -30,11 +27,18 @@ std::string_view view_of(py::handle text) {
   return {data, static_cast<std::size_t>(size)};
 }
 
+// NumPy's scalars count as what they are.
 server::ParameterValue parameter_of(py::handle value) {
-  if (py::isinstance<py::bool_>(value)) return value.cast<bool>();
-  if (py::isinstance<py::int_>(value)) return value.cast<std::int64_t>();
-  if (py::isinstance<py::float_>(value)) return value.cast<double>();
-  return std::string(py::str(value));
+  if (PyBool_Check(value.ptr())) return value.ptr() == Py_True;
+  if (PyUnicode_Check(value.ptr())) return std::string(view_of(value));
+  if (PyFloat_Check(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
+  if (!PyIndex_Check(value.ptr())) {
+    throw py::type_error("parameters are bool, int, float or str, and this is " +
+                         std::string(py::str(py::type::of(value))));
+  }
+  const long long number = PyLong_AsLongLong(value.ptr());
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return std::int64_t{number};
 }
 
 // Room for a request and its answer, kept from call to call. A thread has a second one when an
@@ -165,11 +169,11 @@ void fill_request(Model& model, Request& request, const RequestArguments& argume
   fill(model, request, given, arguments);
 }
 
-Call submit_request(Model& model, Request& request) {
+Call submit_request(Model& model, Request& request, std::function<void()> on_done) {
   Result<Call> call;
   {
     py::gil_scoped_release released;
-    call = model.submit(std::move(request));
+    call = model.submit(std::move(request), std::move(on_done));
   }
   return value_of(std::move(call));
 }
@@ -202,11 +206,16 @@ py::object infer_function(const Model& model) {
 }
 
 void bind_calls(py::module_& module) {
+  py::class_<Doorbell, std::shared_ptr<Doorbell>>(module, "Doorbell")
+      .def(py::init<>())
+      .def("fileno", &Doorbell::fd)
+      .def("silence", &Doorbell::silence);
   py::class_<PyCall>(module, "Call")
       .def("wait", &PyCall::wait, py::arg("timeout") = py::none())
       .def("done", &PyCall::done)
       .def("take", &PyCall::take)
-      .def("cancel", &PyCall::cancel, py::arg("code"), py::arg("why"));
+      .def("cancel", &PyCall::cancel, py::arg("code"), py::arg("why"))
+      .def("announce_at", &PyCall::announce_at, py::arg("bell"));
 }
 
 }  // namespace tensorferry::python

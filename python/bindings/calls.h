@@ -5,8 +5,12 @@
 #include <tensorferry/server/model.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+
+#include "doorbell.h"
 
 namespace tensorferry::python {
 
@@ -29,21 +33,29 @@ struct RequestArguments {
 void fill_request(server::Model& model, server::Request& request,
                   const RequestArguments& arguments);
 // Without the GIL. Raises what the model refuses.
-server::Call submit_request(server::Model& model, server::Request& request);
+server::Call submit_request(server::Model& model, server::Request& request,
+                            std::function<void()> on_done = {});
 
-// A submitted request, as Python holds it.
+// A submitted request, as Python holds it. Thread-safe, but for wait(): one thread at a time, and
+// not beside take().
 class PyCall {
  public:
-  explicit PyCall(server::Call call) : call_(std::move(call)) {}
+  PyCall(server::Call call, std::shared_ptr<Arrival> arrival)
+      : call_(std::move(call)), arrival_(std::move(arrival)) {}
 
   // True when it is answered; waits at most `timeout` seconds, without the GIL.
   bool wait(std::optional<double> timeout);
   bool done() const { return call_.done(); }
   py::object take();
   void cancel(const std::string& code, const std::string& why);
+  // The bell rings when it is answered. False when it is already.
+  bool announce_at(std::shared_ptr<Doorbell> bell) const {
+    return arrival_->announce_at(std::move(bell));
+  }
 
  private:
   server::Call call_;
+  std::shared_ptr<Arrival> arrival_;
 };
 
 // infer(inputs, outputs, parameters, request_id, priority, timeout) of this model: a plain builtin,

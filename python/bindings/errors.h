@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <tensorferry/transport/error.h>
 
+#include <chrono>
 #include <utility>
 
 namespace tensorferry::python {
@@ -18,6 +19,9 @@ namespace py = pybind11;
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
   throw py::error_already_set();
 }
+
+// How long a wait goes on before Python looks for signals (Ctrl-C).
+inline constexpr std::chrono::milliseconds kSignalSlice{200};
 
 template <class T>
 T value_of(Result<T> result) {

@@ -5,15 +5,19 @@
 #include <pybind11/stl.h>
 #include <tensorferry/server/repository_check.h>
 #include <tensorferry/server/server.h>
+#include <tensorferry/transport/memory_limit.h>
 #include <tensorferry/transport/version.h>
 
+#include <future>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "arrays.h"
 #include "calls.h"
 #include "errors.h"
+#include "observe.h"
 
 namespace tensorferry::python {
 namespace {
@@ -40,7 +44,8 @@ class PyModel {
                 std::optional<double> timeout) {
     server::Request request;
     fill_request(model_, request, {inputs, outputs, parameters, request_id, priority, timeout});
-    return PyCall(submit_request(model_, request));
+    auto arrival = std::make_shared<Arrival>();
+    return {submit_request(model_, request, [arrival] { arrival->came(); }), arrival};
   }
   py::object infer() const { return infer_function(model_); }
 
@@ -67,6 +72,26 @@ py::dict statistics_of(const server::ModelStatistics& model) {
                   "arena_bytes_in_use"_a = model.arena_bytes_in_use,
                   "arena_bytes"_a = model.arena_bytes,
                   "arena_peak_bytes"_a = model.arena_peak_bytes, "instances"_a = instances);
+}
+
+// Runs `work(stop_token)` on a thread of its own, so that a signal's exception (Ctrl-C) can end it.
+// Called with the GIL, which is released meanwhile.
+template <class Work>
+auto interruptible(Work&& work) {
+  std::stop_source stop;
+  auto outcome = std::async(std::launch::async, [&] { return work(stop.get_token()); });
+  while (true) {
+    {
+      py::gil_scoped_release released;
+      if (outcome.wait_for(kSignalSlice) == std::future_status::ready) return outcome.get();
+    }
+    if (PyErr_CheckSignals() == 0) continue;
+    stop.request_stop();
+    py::gil_scoped_release released;
+    (void)outcome.get();  // a server that was ready just then ends here
+    break;
+  }
+  throw py::error_already_set();
 }
 
 class PyServer {
@@ -96,13 +121,10 @@ class PyServer {
     seconds("finalize_timeout", settings.finalize_timeout);
     if (options.contains("quiet") && options["quiet"].cast<bool>())
       settings.logger = stderr_logger(LogLevel::Error);
-    py::gil_scoped_release released;
-    auto started = Server::start(repository, std::move(settings));
-    if (!started) {
-      py::gil_scoped_acquire held;
-      raise(started.error());
-    }
-    server_ = std::move(*started);
+    server_ = value_of(interruptible([&](std::stop_token stop) {
+      settings.stop = std::move(stop);
+      return Server::start(repository, settings);
+    }));
   }
   ~PyServer() {
     py::gil_scoped_release released;
@@ -114,7 +136,9 @@ class PyServer {
   }
   std::vector<std::string> names() const { return server_->model_names(); }
   void load(const std::string& name) {
-    without_gil([&] { return server_->load(name); });
+    auto loaded =
+        interruptible([&](const std::stop_token& stop) { return server_->load(name, stop); });
+    if (!loaded) raise(loaded.error());
   }
   void unload(const std::string& name) {
     without_gil([&] { return server_->unload(name); });
@@ -160,6 +184,16 @@ py::dict copies() {
                   "inline_bytes"_a = counts.bytes_of(CopyKind::Inline));
 }
 
+py::list limits() {
+  using namespace py::literals;
+  py::list result;
+  for (const MemoryLimit& one : memory_limits()) {
+    result.append(py::dict("source"_a = one.source.string(), "limit_bytes"_a = one.limit,
+                           "used_bytes"_a = one.used));
+  }
+  return result;
+}
+
 py::list check(const std::string& repository) {
   using namespace py::literals;
   py::list result;
@@ -184,6 +218,7 @@ PYBIND11_MODULE(_server, module) {
   module.attr("build_id") = std::string(kBuildId);
   bind_arrays(module);
   bind_calls(module);
+  bind_observe(module);
   py::class_<PyModel>(module, "Model")
       .def_property_readonly("name", &PyModel::name)
       .def_property_readonly("version", &PyModel::version)
@@ -208,6 +243,10 @@ PYBIND11_MODULE(_server, module) {
       .def("shutdown", &PyServer::shutdown);
   module.def("copy_counts", &copies,
              "Payload copied in this process since it started: calls and bytes.");
+  module.def("memory_limits", &limits,
+             "Whose limit, its bytes, and those in use: of the host and of each memory cgroup.");
+  module.def("default_arena_max_bytes", &default_arena_max_bytes,
+             "What an arena may take unless it is told otherwise.");
   module.def(
       "config_to_json",
       [](const std::string& text, const std::string& filename) {

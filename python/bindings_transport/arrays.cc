@@ -1,6 +1,7 @@
 #include "arrays.h"
 
 #include <tensorferry/transport/byte_strings.h>
+#include <tensorferry/transport/codec.h>
 
 #include <utility>
 
@@ -35,16 +36,16 @@ py::array byte_strings(const EndpointTensor& tensor) {
            "tensor '" + tensor.name + "' of bytes is not laid out as its shape says",
            {}});
   };
+  const auto count = element_count(tensor.shape);
+  ByteStringReader reader(tensor.bytes());
+  if (!count || !reader.may_hold(static_cast<std::size_t>(*count))) wrong();
   py::list elements;
-  ByteStringWalk walk(tensor.bytes());
-  auto step = walk.next();
-  for (; step == ByteStringWalk::Step::Element; step = walk.next()) {
-    elements.append(
-        py::bytes(reinterpret_cast<const char*>(walk.element().data()), walk.element().size()));
+  for (std::int64_t i = 0; i < *count; ++i) {
+    const auto element = reader.next();
+    if (!element) wrong();
+    elements.append(py::bytes(reinterpret_cast<const char*>(element->data()), element->size()));
   }
-  std::size_t count = 1;
-  for (std::int64_t dim : tensor.shape) count *= static_cast<std::size_t>(dim);
-  if (step != ByteStringWalk::Step::End || elements.size() != count) wrong();
+  if (!reader.finish()) wrong();
   py::module_ numpy = py::module_::import("numpy");
   py::array array = numpy.attr("empty")(elements.size(), "O");
   array[py::ellipsis()] = elements;

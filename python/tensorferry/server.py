@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _server
+from ._arrivals import arrival
 from .tensor import Tensor
 
 # Not resolved: in a build tree this file is a link, and the payload lies beside the link.
@@ -27,14 +28,20 @@ _SLICE = 0.2
 class Response(dict[str, Tensor]):
     """Output names to tensors, in the model's order. Each tensor is the receiver's own."""
 
-    __slots__ = ()
+    __slots__ = ("_parameters",)  # set by the extension where the model gave some
+    _parameters: dict[str, bool | int | float | str]
+
+    @property
+    def parameters(self) -> dict[str, bool | int | float | str]:
+        """What the model said with it: ``InferenceResponse(..., parameters={...})``; empty for nothing."""
+        return getattr(self, "_parameters", {})
 
     def __repr__(self) -> str:
         return f"Response({', '.join(f'{name}: {tensor!r}' for name, tensor in self.items())})"
 
 
 class Future:
-    """A request on its way. `result()` waits for it; `await` works too."""
+    """A request on its way. Thread-safe. `result()` and `await` wait for it; an `await` that is cancelled cancels it."""
 
     def __init__(self, call: Any, deadline: float | None) -> None:
         self._call = call
@@ -72,7 +79,7 @@ class Future:
         while self._response is None and not self._call.wait(self._slice(give_up)):
             now = time.monotonic()
             if self._deadline is not None and now >= self._deadline:
-                self._call.cancel("DEADLINE_EXCEEDED", "no answer within the request's timeout; it was cancelled")
+                self._expire()
             elif give_up is not None and now >= give_up:
                 raise TimeoutError(f"no answer within {timeout} s; the request runs on")
         if self._response is None:
@@ -88,8 +95,22 @@ class Future:
         return max(0.0, min([_SLICE, *(end - time.monotonic() for end in ends)]))
 
     def __await__(self) -> Generator[Any, None, Response]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(None, self.result).__await__()
+        return self._answer().__await__()
+
+    async def _answer(self) -> Response:
+        if not self.done():
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            try:
+                await asyncio.wait_for(arrival(self._call), left)
+            except asyncio.TimeoutError:
+                self._expire()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        return self.result()
+
+    def _expire(self) -> None:
+        self._call.cancel("DEADLINE_EXCEEDED", "no answer within the request's timeout; it was cancelled")
 
 
 class Model:
@@ -122,6 +143,9 @@ class Model:
         """An uninitialised array in the model's shared memory: `infer` takes it without a copy.
 
         It is *given* by `infer`, read-only afterwards, and can't be given twice: call `empty` again, warm memory is reused.
+        So is a view of all of it (``empty(n).reshape(...)``) that is the only one left; any other view is copied once, and
+        the array stays the caller's. Views made before it is given stay writable: nothing may be written through them then.
+        ``bfloat16`` works where ml_dtypes is installed.
         """
         dims = [shape] if isinstance(shape, int) else list(shape)
         array: NDArray[Any] = self._model.empty(dims, np.dtype(dtype))
@@ -176,7 +200,8 @@ class Server:
         models: names to load; all by default.
         python: the interpreter of models that don't name their own (``TENSORFERRY_PYTHON``); this one by default.
         options: ``arena_max_bytes``, ``arena_initial_bytes``, ``arena_growth_bytes`` (bytes), ``load_timeout``,
-            ``drain_timeout``, ``finalize_timeout`` (seconds), ``max_queue`` (requests), ``quiet`` (only errors are logged).
+            ``drain_timeout``, ``finalize_timeout``, ``trim_after`` (seconds), ``max_queue`` (requests),
+            ``quiet`` (only errors are logged).
 
     In a forked child a Server is void: every call raises `tensorferry.errors.Closed`.
     """

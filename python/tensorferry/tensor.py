@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _server
 
-_LENGTH = struct.Struct("<I")
-
 
 class Tensor:
     """One output: the receiver's own memory, writable, valid as long as it or an array over it is held.
 
     That holds also when the stub that answered is killed, restarted or unloaded, or the server is closed. `np.asarray` and
-    `from_dlpack` of any framework are views, not copies.
+    `from_dlpack` of any framework are views, not copies; so is a ``bfloat16`` tensor by DLPack, and by NumPy where ml_dtypes
+    is installed.
     """
 
     # Set by the extension: the array alone where NumPy has the dtype, all but the array otherwise.
@@ -44,10 +42,14 @@ class Tensor:
             return self.numpy().shape
 
     def numpy(self) -> NDArray[Any]:
-        """A view of the memory; for ``bytes`` tensors an object array, decoded once."""
+        """A view of the memory; for ``bytes`` tensors an object array, decoded once.
+
+        Raises:
+            ValueError: the model answered with bytes that are no such tensor.
+            TypeError: it is ``bfloat16``, and ml_dtypes is not installed: use DLPack.
+        """
         if self._array is None:
-            encoded = _server.owner_bytes(self._owner)
-            self._array = _decode(encoded, self._shape) if self._dtype == "bytes" else _bfloat16(encoded, self._shape)
+            self._array = _server.decode_strings(self._owner) if self._dtype == "bytes" else _bfloat16(self._owner)
         return self._array
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -58,9 +60,20 @@ class Tensor:
             return array.astype(dtype)
         return array.copy() if copy else array
 
-    def __dlpack__(self, **options: Any) -> Any:
-        options = {key: value for key, value in options.items() if value is not None}
-        return self.numpy().__dlpack__(**options)
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        if self.dtype == "bfloat16":
+            if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
+                raise BufferError("the tensor lies in CPU memory: let the consumer move it to another device")
+            return _server.export_owner(self._owner, max_version, bool(copy))
+        options = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return self.numpy().__dlpack__(**{key: value for key, value in options.items() if value is not None})
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -69,31 +82,12 @@ class Tensor:
         return f"Tensor(dtype={self.dtype}, shape={self.shape})"
 
 
-def _decode(encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Strings out of their length-prefixed layout; each length is read once and checked against what is left."""
-    elements = []
-    at = 0
-    while at < len(encoded):
-        if len(encoded) - at < _LENGTH.size:
-            raise ValueError("a bytes tensor ends within a length")
-        (length,) = _LENGTH.unpack_from(encoded, at)
-        at += _LENGTH.size
-        if len(encoded) - at < length:
-            raise ValueError("a bytes tensor ends within an element")
-        elements.append(encoded[at : at + length])
-        at += length
-    array = np.empty(len(elements), dtype=np.object_)
-    array[:] = elements
-    return array.reshape(shape)
-
-
-def _bfloat16(encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+def _bfloat16(owner: Any) -> NDArray[Any]:
     try:
         import ml_dtypes
     except ImportError as error:
-        raise TypeError("NumPy has no bfloat16: install ml_dtypes") from error
-    array: NDArray[Any] = np.frombuffer(encoded, ml_dtypes.bfloat16).reshape(shape).copy()
-    return array
+        raise TypeError("NumPy has no bfloat16: install ml_dtypes, or use from_dlpack of a framework that has it") from error
+    return _server.bits(owner).view(ml_dtypes.bfloat16)
 
 
 def give(answer: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
@@ -105,7 +99,9 @@ def give(answer: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
     Raises:
         TypeError: it is no answer of tensorferry.
     """
-    memory = answer.numpy() if isinstance(answer, Tensor) else answer
+    memory = getattr(answer, "_owner", None)
+    if memory is None:
+        memory = answer.numpy() if isinstance(answer, Tensor) else answer
     if not _server.offer(memory):
         raise TypeError("give() takes a tensor of a response, or an array over the whole of one")
     return answer

@@ -18,7 +18,5 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (!again || again->json != config->json) std::abort();
   }
   if (!json && check_config(text, "config.pbtxt", "m").front().line < 1) std::abort();
-  // The same bytes as JSON: any answer is right but a crash.
-  (void)ModelConfig::from_json(text, "m");
   return 0;
 }

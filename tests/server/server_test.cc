@@ -130,6 +130,45 @@ TEST_F(ServerTest, SmallAndLargeTensorsCrossAndComeBack) {
       << "arrays that NumPy makes in execute are born in the arena";
 }
 
+TEST_F(ServerTest, WhatARequestAndAResponseSayBesidesTheirTensorsCrosses) {
+  add_model("says", R"(
+        said = repr((request.request_id(), request.correlation_id(), request.flags(), request.timeout(),
+                     request.trace().get_context(), request.parameters()))
+        return np.frombuffer(said.encode(), np.uint8)
+    def execute(self, requests):
+        parameters = {"text": "ß", "yes": True, "number": -(1 << 63)}
+        return [pb_utils.InferenceResponse([pb_utils.Tensor('OUT', self.one(r))], parameters=parameters)
+                for r in requests]
+)");
+  ASSERT_TRUE(start());
+  Model model = server_->model("says").value();
+  auto said = [&](Request one, Response& response) {
+    auto done = model.infer(one, response, Clock::now() + std::chrono::seconds(60));
+    if (!done) return done.error().describe();
+    auto bytes = response.find("OUT")->data.bytes();
+    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  Response response;
+  Request one = request(model.allocate(8).value());
+  EXPECT_EQ(said(std::move(one), response), "('r1', 0, 0, 0, None, '{}')");
+  EXPECT_EQ(response.parameters, (Parameters{{"text", "ß"}, {"yes", true}, {"number", INT64_MIN}}));
+
+  one = request(model.allocate(8).value());
+  one.correlation_id = UINT64_MAX;
+  one.flags = 3;
+  one.timeout_us = 11'000'000'000;
+  one.trace_context = R"({"traceparent": "00-1"})";
+  one.parameters = {{"i", std::int64_t{-1}}, {"b", true}, {"d", 0.5}, {"s", std::string("x")}};
+  EXPECT_EQ(said(std::move(one), response),
+            "('r1', 18446744073709551615, 3, 11000000000, '{\"traceparent\": \"00-1\"}', "
+            "'{\"i\": -1, \"b\": true, \"d\": 0.5, \"s\": \"x\"}')");
+
+  one = request(model.allocate(8).value());
+  one.correlation_id = 7;
+  one.correlation_text = "sequence";
+  EXPECT_EQ(said(std::move(one), response), "('r1', 'sequence', 0, 0, None, '{}')");
+}
+
 TEST_F(ServerTest, AnInputThatIsPassedThroughIsTheSameMemory) {
   add_model("same", "        x[0] = 99\n        return x\n");
   ASSERT_TRUE(start());

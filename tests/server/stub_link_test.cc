@@ -1,158 +1,10 @@
 // The server against a stub that the test plays: honest, dying and lying.
-#include <gmock/gmock.h>
-
-#include <cstring>
-
-#include "stub_peer.h"
+#include "stub_link_fixture.h"
 
 namespace tensorferry::server {
 namespace {
 
 using testing::HasSubstr;
-
-constexpr std::size_t kLarge = 64 << 10;
-
-class StubLinkTest : public testing::Test, public InstanceEvents {
- protected:
-  void SetUp() override {
-    auto sockets = ControlSocket::pair();
-    ASSERT_TRUE(sockets);
-    auto ours = std::make_shared<ControlSocket>(std::move(sockets->first));
-    auto theirs = std::make_shared<ControlSocket>(std::move(sockets->second));
-    LinkOptions options;
-    options.model = "m";
-    options.instance = "m_0_0";
-    options.ring_capacity = 64 << 10;
-    options.arena.max_bytes = 4 << 20;
-    ArenaOptions host_options;
-    host_options.max_bytes = 8 << 20;
-    host_ = std::make_shared<HostArena>(segments_, host_options);
-    auto link = StubLink::open(options, ours, segments_, host_, *this, null_logger());
-    ASSERT_TRUE(link) << link.error().message;
-    link_ = *link;
-    stub_ = std::make_unique<StubPeer>(theirs);
-    stub_->shake_hands();
-  }
-
-  void TearDown() override {
-    if (link_) link_->close({ErrorCode::StubDied, "the test is over", {}});
-    stub_.reset();
-    link_.reset();
-    call_.reset();
-    EXPECT_EQ(host_->arena().bytes_in_use(), 0u) << "after everything is let go nothing is in use";
-  }
-
-  // InstanceEvents
-  void batch_done(std::size_t) noexcept override { ++batches_done_; }
-  void give_back(Batch batch) noexcept override {
-    given_back_.insert(given_back_.end(), batch.begin(), batch.end());
-  }
-  void executed(std::uint64_t, std::uint64_t) noexcept override {}
-
-  // A call with one input, in the stub.
-  struct TestCall final : Execution {
-    Request request_;
-    Response response_;
-    std::optional<Error> error;
-    int responses = 0;
-    Completion completion;
-    const Request& request() const noexcept override { return request_; }
-    Response& response() noexcept override { return response_; }
-    void respond(const Error* failed, bool, bool final) noexcept override {
-      ++responses;
-      if (failed) error = *failed;
-      if (final) completion.signal();
-    }
-  };
-
-  std::shared_ptr<TestCall> make_call(std::size_t bytes, unsigned char fill = 1) {
-    auto call = std::make_shared<TestCall>();
-    call->request_.id = "r1";
-    Tensor input;
-    input.name = "IN";
-    input.dtype = kUint8;
-    input.shape = {static_cast<std::int64_t>(bytes)};
-    input.data = bytes < protocol::kInlineBelowBytes ? Buffer::ordinary(bytes)
-                                                     : host_->allocate(bytes).value();
-    std::memset(input.data.bytes().data(), fill, bytes);
-    call->request_.inputs.push_back(std::move(input));
-    return call;
-  }
-
-  // Sends a request and gives what the stub saw of it.
-  SeenBatch send(std::size_t bytes) {
-    call_ = make_call(bytes);
-    Batch batch{call_};
-    EXPECT_TRUE(link_->execute(batch));
-    return stub_->next_batch();
-  }
-
-  protocol::TensorRecord output(const protocol::MemoryRef& memory) {
-    protocol::TensorRecord record;
-    record.name = "OUT";
-    record.dtype = kUint8;
-    shape_ = {static_cast<std::int64_t>(memory.bytes)};
-    record.shape = shape_;
-    record.memory = memory;
-    return record;
-  }
-
-  // A segment of the stub's own arena, as a supervisor would see to it.
-  Result<protocol::Segment> ask_for_segment(std::uint64_t bytes) {
-    link_->on_segment_request({7, bytes});
-    auto answer = stub_->take_segment();
-    // Segments of the host arena may come in between.
-    while (answer && answer->reply_to != 7) answer = stub_->take_segment();
-    return answer;
-  }
-
-  // Answers the batch's first request with these outputs, giving back `releases`.
-  void answer(const SeenBatch& batch, std::vector<protocol::TensorRecord> outputs,
-              std::vector<std::uint64_t> releases = {}) {
-    protocol::ResponseRecord response;
-    response.request = batch.requests.at(0).number;
-    response.flags = protocol::kResponseFinal;
-    response.outputs = outputs;
-    std::vector<protocol::LeaseRelease> wire;
-    for (std::uint64_t lease : releases) wire.push_back({lease, {}});
-    protocol::Responses message;
-    message.batch = batch.number;
-    message.batch_done = true;
-    message.responses = std::span(&response, 1);
-    message.releases = wire;
-    ASSERT_TRUE(stub_->send(message));
-  }
-
-  void expect_answered() {
-    ASSERT_EQ(link_->inbox().wait(call_->completion, Clock::now() + std::chrono::seconds(10)),
-              WaitStatus::Done)
-        << link_->inbox().error().message;
-  }
-
-  // The link notices the lie: its inbox ends with an error that says what was wrong.
-  void expect_broken(const std::string& words) {
-    Completion never;
-    ASSERT_EQ(link_->inbox().wait(never, Clock::now() + std::chrono::seconds(10)),
-              WaitStatus::Failed);
-    EXPECT_TRUE(link_->broken());
-    EXPECT_EQ(link_->why_broken().code, ErrorCode::Protocol);
-    EXPECT_THAT(link_->why_broken().message, HasSubstr(words));
-    EXPECT_EQ(call_->responses, 0) << "what a liar says reaches nobody";
-    link_->close(link_->why_broken());
-    EXPECT_EQ(call_->responses, 1);
-    ASSERT_TRUE(call_->error);
-    EXPECT_EQ(call_->error->context.request_id, "r1");
-  }
-
-  std::shared_ptr<SegmentAuthority> segments_ = std::make_shared<SegmentAuthority>();
-  std::shared_ptr<HostArena> host_;
-  std::shared_ptr<StubLink> link_;
-  std::unique_ptr<StubPeer> stub_;
-  std::shared_ptr<TestCall> call_;
-  std::vector<std::int64_t> shape_;
-  std::atomic<int> batches_done_{0};
-  Batch given_back_;
-};
 
 TEST_F(StubLinkTest, SmallTensorsTravelInline) {
   SeenBatch batch = send(4);
@@ -368,6 +220,120 @@ TEST_F(StubLinkTest, AnUnknownRecordIsALie) {
   send(4);
   ASSERT_TRUE(stub_->send(protocol::UserMessage{}));
   expect_broken("not a stub's to send");
+}
+
+TEST_F(StubLinkTest, AnImpossibleIndexOfOurRingEndsTheLinkAndTheBatchGoesElsewhere) {
+  send(4);
+  auto* header = reinterpret_cast<protocol::RingHeader*>(stub_->ring_memory());
+  header->head.store(0xFFFF'FFFF'FFFFull);
+  Result<void> sent;
+  std::shared_ptr<TestCall> last;
+  for (int i = 0; sent && i < 10'000; ++i) {  // the index is looked at when the ring seems full
+    last = make_call(4);
+    Batch batch{last};
+    sent = link_->execute(batch);
+  }
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, ErrorCode::Unavailable);
+  EXPECT_EQ(last->responses, 0);
+  expect_broken("broke the protocol");
+}
+
+TEST_F(StubLinkTest, ABatchIsNotDoneBeforeEachRequestIsAnswered) {
+  SeenBatch batch = send(4);
+  protocol::Responses message;
+  message.batch = batch.number;
+  message.batch_done = true;
+  ASSERT_TRUE(stub_->send(message));
+  expect_broken("without an answer to request 'r1'");
+}
+
+TEST_F(StubLinkTest, TooManySegmentsAreRefusedBeforeDescriptorsRunOut) {
+  int granted = 0;
+  Result<protocol::Segment> answer;
+  while (granted < 2000 && (answer = ask_for_segment(4096))) ++granted;
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().code, ErrorCode::OutOfSharedMemory);
+  EXPECT_THAT(answer.error().message, HasSubstr("segments already"));
+  EXPECT_FALSE(link_->broken());
+}
+
+// ---------------------------------------------------------------- idle memory
+
+TEST_F(StubLinkTest, ASegmentThatAStubDropsIsNoLongerCounted) {
+  auto segment = ask_for_segment(1 << 20);
+  ASSERT_TRUE(segment);
+  EXPECT_EQ(link_->stub_arena_bytes(), 1u << 20);
+  ASSERT_TRUE(link_->on_stub_dropped_segment(segment->segment));
+  EXPECT_EQ(link_->stub_arena_bytes(), 0u);
+  EXPECT_EQ(link_->stub_arena_peak_bytes(), 1u << 20);
+  auto again = link_->on_stub_dropped_segment(segment->segment);
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, ErrorCode::Protocol);
+  EXPECT_THAT(again.error().message, HasSubstr("which it doesn't have"));
+}
+
+TEST_F(StubLinkTest, ASegmentOfWhichAnAnswerIsHeldMayNotBeDropped) {
+  SeenBatch batch = send(4);
+  auto segment = ask_for_segment(1 << 20);
+  ASSERT_TRUE(segment);
+  protocol::MemoryRef memory{protocol::MemoryKind::Segment, segment->segment, 0, kLarge, 1};
+  std::memset(stub_->at(memory).data(), 5, kLarge);
+  answer(batch, {output(memory)});
+  expect_answered();
+  auto refused = link_->on_stub_dropped_segment(segment->segment);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::Protocol);
+  EXPECT_THAT(refused.error().message, HasSubstr("of which answers are held"));
+  EXPECT_EQ(call_->response_.outputs.at(0).data.bytes()[7], std::byte{5});
+  EXPECT_EQ(link_->stub_arena_bytes(), 1u << 20);
+  call_->response_.clear();
+  EXPECT_TRUE(link_->on_stub_dropped_segment(segment->segment));
+}
+
+TEST_F(StubLinkTest, TrimGivesBackWhatCallersLetGoOfAndAsksTheStub) {
+  SeenBatch batch = send(4);
+  auto segment = ask_for_segment(1 << 20);
+  ASSERT_TRUE(segment);
+  answer(batch, {output({protocol::MemoryKind::Segment, segment->segment, 0, kLarge, 11})});
+  expect_answered();
+  call_->response_.clear();
+  link_->trim();
+  auto message = stub_->socket().receive(Clock::now() + std::chrono::seconds(10));
+  ASSERT_TRUE(message && *message);
+  EXPECT_EQ((*message)->kind, protocol::ControlKind::Trim);
+  EXPECT_TRUE(stub_->channel().inbox().poll()) << "what was given back lies in the ring already";
+  EXPECT_EQ(stub_->released, std::vector<std::uint64_t>{11});
+}
+
+TEST_F(StubLinkTest, TrimReadsWhatTheStubGaveBackWithoutHurry) {
+  SeenBatch batch = send(kLarge);
+  std::uint64_t lease = batch.requests[0].inputs[0].memory.lease;
+  answer(batch, {});
+  expect_answered();
+  call_->request_.clear();
+  EXPECT_GT(host_->arena().bytes_in_use(), 0u);
+  protocol::LeaseRelease release{lease, {}};
+  ASSERT_TRUE(stub_->channel().send(protocol::Release{std::span(&release, 1)}, Urgency::Lazy));
+  link_->trim();
+  // The background reader may have the lead just now: then it reads it.
+  const auto limit = Clock::now() + std::chrono::seconds(20);
+  while (host_->arena().bytes_in_use() > 0 && Clock::now() < limit) std::this_thread::yield();
+  EXPECT_EQ(host_->arena().bytes_in_use(), 0u);
+}
+
+TEST_F(StubLinkTest, AStubIsToldOfTheSegmentsThatItsModelsArenaDrops) {
+  std::optional<Buffer> held = host_->allocate(1 << 20).value();
+  protocol::Segment told = stub_->take_segment().value();
+  EXPECT_EQ(host_->arena().trim(0), 0u) << "what is held stays";
+  held.reset();
+  EXPECT_GE(host_->arena().trim(0), 1u << 20);
+  auto message = stub_->socket().receive(Clock::now() + std::chrono::seconds(10));
+  ASSERT_TRUE(message && *message);
+  ASSERT_EQ((*message)->kind, protocol::ControlKind::SegmentDropped);
+  Scratch scratch;
+  EXPECT_EQ(decode<protocol::SegmentDropped>((*message)->body, scratch).value().segment,
+            told.segment);
 }
 
 }  // namespace

@@ -5,19 +5,60 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
-from .. import Server, _server
-from ._render import FAILED, console, emit_json, size
+from .. import Error, Server, _server
+from ._render import FAILED, IMPATIENT, console, count, emit_json, show_error, size, waiting
+
+_Found = dict[str, Any]
 
 
-def _memory(repository: str) -> list[dict[str, Any]]:
-    with Server(repository) as server:
+def _memory(repository: str) -> list[_Found]:
+    """Per model what the server's side holds, per stub what its process holds, now that all are loaded."""
+    with waiting("loading the models"):
+        server = Server(repository, **IMPATIENT)
+    with server:
         return [
-            {"instance": one["name"], "pss_bytes": one["pss_bytes"], "arena_peak_bytes": one["arena_peak_bytes"]}
-            for model in server.statistics().values()
-            for one in model["instances"]
+            {
+                "model": name,
+                "arena_peak_bytes": model["arena_peak_bytes"],
+                "stubs": [
+                    {"instance": one["name"], "pss_bytes": one["pss_bytes"], "arena_peak_bytes": one["arena_peak_bytes"]}
+                    for one in model["instances"]
+                ],
+            }
+            for name, model in server.statistics().items()
         ]
+
+
+def _to_reserve(memory: list[_Found]) -> int:
+    stubs = [stub for model in memory for stub in model["stubs"]]
+    total: int = sum(model["arena_peak_bytes"] for model in memory)
+    total += sum(stub["pss_bytes"] + stub["arena_peak_bytes"] for stub in stubs)
+    return total
+
+
+def _show_configs(models: list[_Found]) -> None:
+    for model in models:
+        wrong = any(one["severity"] == "error" for one in model["diagnostics"])
+        console.print(("[red]wrong[/red]" if wrong else "[green]ok   [/green]") + " " + escape(model["name"]))
+        for one in model["diagnostics"]:
+            place = f"{one['file']}:{one['line']}:{one['column']}" if one["line"] else one["file"]
+            console.print(f"{place}: {one['severity']}: {one['message']}", markup=False, soft_wrap=True)
+
+
+def _show_memory(memory: list[_Found]) -> None:
+    table = Table("model", "stub", "PSS", "arena peak", title="Memory, loaded and idle", title_justify="left")
+    for model in memory:
+        table.add_row(escape(model["model"]), "(inputs, in the server)", "", size(model["arena_peak_bytes"]))
+        for stub in model["stubs"]:
+            table.add_row("", escape(stub["instance"]), size(stub["pss_bytes"]), size(stub["arena_peak_bytes"]))
+    console.print(table)
+    console.print(
+        f"to reserve: {size(_to_reserve(memory))}, and what your requests add: Server.statistics() has the same numbers "
+        "under load"
+    )
 
 
 @click.command()
@@ -27,22 +68,27 @@ def _memory(repository: str) -> list[dict[str, Any]]:
 def check(repository: str, load: bool, as_json: bool) -> None:
     """Read every config of REPOSITORY and say what is wrong, with file, line and column. Imports no model."""
     models = _server.check_repository(repository)
-    wrong = sum(1 for model in models for one in model["diagnostics"] if one["severity"] == "error")
-    memory = _memory(repository) if load and not wrong else []
+    severities = [one["severity"] for model in models for one in model["diagnostics"]]
+    wrong, warned = severities.count("error"), severities.count("warning")
+    memory: list[_Found] = []
+    failure: Error | None = None
+    if load and not wrong:
+        try:
+            memory = _memory(repository)
+        except Error as error:
+            failure = error
     if as_json:
-        emit_json({"models": models, "errors": wrong, "memory": memory})
+        found = {"models": models, "errors": wrong, "warnings": warned}
+        if load:
+            found |= {"memory": memory, "to_reserve_bytes": _to_reserve(memory)}
+            found["load_error"] = str(failure) if failure else None
+        emit_json(found)
     else:
-        for model in models:
-            for one in model["diagnostics"]:
-                place = f"{one['file']}:{one['line']}:{one['column']}" if one["line"] else one["file"]
-                console.print(f"{place}: {one['severity']}: {one['message']}", markup=False, soft_wrap=True)
-        console.print(f"{len(models)} models, {wrong} errors")
+        _show_configs(models)
+        console.print(f"{count(len(models), 'model')}, {count(wrong, 'error')}, {count(warned, 'warning')}")
         if memory:
-            table = Table("instance", "PSS", "arena peak", title="Memory")
-            for one in memory:
-                table.add_row(one["instance"], size(one["pss_bytes"]), size(one["arena_peak_bytes"]))
-            total = sum(one["pss_bytes"] + one["arena_peak_bytes"] for one in memory)
-            console.print(table)
-            console.print(f"to reserve: {size(total)}")
-    if wrong:
+            _show_memory(memory)
+    if failure:
+        show_error(failure)
+    if wrong or failure:
         raise click.exceptions.Exit(FAILED)

@@ -22,8 +22,8 @@ _SIZES = (4, 64 << 10, 1 << 20, 16 << 20, 64 << 20)
 _Row = dict[str, Any]
 
 
-def _measure(server: Server, model: Model, once: Callable[[], bool], payload: int, name: str) -> _Row:
-    """Runs `once` until it has run for a while; it returns whether the answer was right."""
+def _measure(server: Server, model: Model, once: Callable[[], bool], payload: int, name: str, tensor: int) -> _Row:
+    """Times `once`, which returns whether the answer was right; its inputs are `payload` bytes in tensors of `tensor`."""
     correct = once()
     copies, stub = _server.copy_counts(), server.statistics()[model.name]["stub_copied_bytes"]
     times: list[float] = []
@@ -38,6 +38,7 @@ def _measure(server: Server, model: Model, once: Callable[[], bool], payload: in
     return {
         "what": name,
         "bytes": payload,
+        "inline": tensor < 4096,  # a small tensor travels within its message
         "correct": correct,
         "p50_s": statistics.median(times),
         "p99_s": times[min(len(times) - 1, int(len(times) * 0.99))],
@@ -61,7 +62,7 @@ def _add_sub(server: Server, count: int, born_here: bool) -> _Row:
         return bool(np.asarray(out["OUTPUT1"])[-1] == count - 2)
 
     how = "model.empty" if born_here else "arrays"
-    return _measure(server, model, once, 2 * 4 * count, f"add_sub, {how}")
+    return _measure(server, model, once, 2 * 4 * count, f"add_sub, {how}", 4 * count)
 
 
 def _tokenize(server: Server) -> _Row:
@@ -72,7 +73,7 @@ def _tokenize(server: Server) -> _Row:
         out = model.infer({"TEXT": text})
         return out["TOKENS"].numpy()[1] == b"gil" and list(out["LENGTHS"].numpy()) == [7, 8]
 
-    return _measure(server, model, once, sum(map(len, text)), "tokenize")
+    return _measure(server, model, once, sum(map(len, text)), "tokenize (strings)", sum(map(len, text)))
 
 
 def _classify(server: Server) -> _Row:
@@ -83,26 +84,51 @@ def _classify(server: Server) -> _Row:
         pending = [model.infer_async({"FEATURES": batch}) for _ in range(8)]
         return all(future.result()["SCORES"].shape == (8, 10) for future in pending)
 
-    return _measure(server, model, once, 8 * batch.nbytes, "classify, 8 in flight")
+    return _measure(server, model, once, 8 * batch.nbytes, "classify (8 at once)", batch.nbytes)
 
 
-def _table(rows: list[_Row]) -> Table:
-    table = Table(title="Requests through shared memory", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("model", "inputs", "right?", "p50", "p99", "GB/s", "copied in", "out"):
+def _copies(row: _Row) -> str:
+    if row["inline"]:
+        return "inline"
+    return f"{row['copies_in']:.0f} in, {row['copies_out']:.0f} out"
+
+
+def _first_table(rows: list[_Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "inputs", "p50", "p99", "copies"):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for row in rows:
-        small = row["bytes"] < 8192
-        table.add_row(
-            row["what"],
-            size(row["bytes"]),
-            "[green]yes[/green]" if row["correct"] else "[red]NO[/red]",
-            duration(row["p50_s"]),
-            duration(row["p99_s"]),
-            "" if small else f"{row['bytes'] / row['p50_s'] / 1e9:.1f}",
-            "inline" if small else f"{row['copies_in']:.0f}x",
-            "inline" if small else f"{row['copies_out']:.0f}x",
-        )
+        cells = (size(row["bytes"]), duration(row["p50_s"]), duration(row["p99_s"]), _copies(row))
+        table.add_row(row["what"], *cells)
     return table
+
+
+def _second_table(rows: list[_Row]) -> Table:
+    """One line per size: the same request with ordinary arrays, and with arrays that were born in shared memory."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("add_sub", "numpy arrays", "GB/s", "copies", "model.empty", "GB/s", "copies"):
+        table.add_column(name, justify="left" if name == "add_sub" else "right", no_wrap=True)
+    for ordinary, born_here in zip(rows[::2], rows[1::2], strict=True):
+        cells = [size(ordinary["bytes"])]
+        for row in (ordinary, born_here):
+            rate = "" if row["inline"] else f"{row['bytes'] / row['p50_s'] / 1e9:.1f}"
+            cells += [duration(row["p50_s"]), rate, _copies(row)]
+        table.add_row(*cells)
+    return table
+
+
+def _show(rows: list[_Row], processes: int, started: float) -> None:
+    console.print(f"Three Triton models, {processes} Python processes, ready in {duration(started)}.")
+    console.print(_first_table(rows[:2]))
+    console.print(_second_table(rows[2:]))
+    console.print(
+        "Times are of whole requests, from the call to the answer (median). copies: how\n"
+        "often the payload was copied, in and out. An array from [bold]model.empty[/bold] is born in\n"
+        "shared memory and crosses without a copy; an ordinary one is copied once. What\n"
+        "NumPy makes inside the model is born there too."
+    )
+    wrong = [row["what"] for row in rows if not row["correct"]]
+    console.print(f"[red]WRONG answers: {', '.join(wrong)}[/red]" if wrong else "[green]Every answer was right.[/green]")
 
 
 @click.command()
@@ -128,11 +154,6 @@ def demo(as_json: bool) -> None:
     if as_json:
         emit_json({"ready_s": started, "rows": rows, "correct": correct})
     else:
-        console.print(_table(rows))
-        console.print(
-            f"{len(processes)} Python processes, ready in {duration(started)}. An array from [bold]model.empty[/bold] is "
-            "born in shared memory and crosses without a copy; an ordinary one is copied once. What NumPy makes inside the "
-            "model is born there too."
-        )
+        _show(rows, len(processes), started)
     if not correct:
         raise click.exceptions.Exit(FAILED)

@@ -47,7 +47,7 @@ class _Stub:
             sys.path.append(folder)
         import triton_python_backend_utils as pb_utils
 
-        pb_utils.get_model_dir = lambda: version_dir
+        pb_utils._model_dir = version_dir
         stem = os.path.splitext(os.path.basename(path))[0]
         # As a member of the package that the version's folder is, so that relative imports work.
         self.module = importlib.import_module("%s.%s" % (os.path.basename(version_dir), stem))

@@ -22,14 +22,20 @@ TRITONSERVER_MEMORY_CPU = MemoryType.TRITONSERVER_MEMORY_CPU
 
 
 class PreferredMemory:
+    """Where a BLS call's outputs should lie: a hint."""
+
     def __init__(self, preferred_memory_type, preferred_device_id=0):
-        if preferred_memory_type is None or preferred_device_id is None:
-            raise TypeError("PreferredMemory arguments must not be None")
+        if not isinstance(preferred_memory_type, MemoryType):
+            raise TypeError("PreferredMemory(): preferred_memory_type must be a MemoryType")
+        if not isinstance(preferred_device_id, int):
+            raise TypeError("PreferredMemory(): preferred_device_id must be an int")
         self._type = preferred_memory_type
         self._device = preferred_device_id
 
 
 class InferenceTrace:
+    """What `request.trace()` gives: the trace that a request is part of."""
+
     def __init__(self, context=None):
         self._context = context
 
@@ -62,6 +68,8 @@ class TritonError:
     def __init__(self, message, code=__ErrorCode.INTERNAL):
         if not isinstance(message, str):
             raise TypeError("TritonError(): message must be a str, not %s" % type(message).__name__)
+        if not isinstance(code, _ErrorCode):
+            raise TypeError("TritonError(): code must be one of TritonError's, not %s" % type(code).__name__)
         self._message = message
         self._code = code
 
@@ -72,20 +80,31 @@ class TritonError:
         return self._message
 
 
-def _parameters(parameters):
-    if parameters is None:
-        return "{}"
+_ErrorCode = type(TritonError.INTERNAL)
+# Its name in the original, which the class body above cannot say: Python would mangle it.
+setattr(TritonError, "__ErrorCode", _ErrorCode)
+
+
+def _items(parameters):
+    """Parameters as a tuple of (key, value), checked."""
     if not isinstance(parameters, dict):
-        raise TypeError("Expect parameters to be a dict, got %s" % type(parameters))
+        raise TritonModelException("Expect parameters to have type dict, got %s" % type(parameters))
     for key, value in parameters.items():
         if not isinstance(key, str):
-            raise TypeError("Expect parameters keys to have type str, found type %s" % type(key))
+            raise TritonModelException("Expect parameters keys to have type str, found type %s" % type(key))
         if not isinstance(value, (bool, int, str)):
-            raise TypeError("Expect parameters values to have type bool/int/str, found type %s" % type(value))
-    return json.dumps(parameters)
+            raise TritonModelException("Expect parameters values to have type bool/int/str, found type %s" % type(value))
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise TritonModelException("Expect parameters values of type int to have at most 64 bits, found %d" % value)
+    return tuple(parameters.items())
 
 
-_ANYWHERE, _NO_TRACE = PreferredMemory(-1), InferenceTrace()
+def _response_parameters(parameters):
+    items = _items(parameters)
+    return json.dumps(dict(items)), items
+
+
+_ANYWHERE, _NO_TRACE = PreferredMemory(TRITONSERVER_MEMORY_CPU), InferenceTrace()
 
 
 def _request_arguments(
@@ -101,25 +120,31 @@ def _request_arguments(
     trace=_NO_TRACE,
     parameters=None,
 ):
-    """InferenceRequest's arguments, checked: (inputs, flags, (id, correlation, outputs, timeout, parameters, ...))."""
+    """InferenceRequest's arguments, checked: (inputs, flags, the rest in the order that the extension reads it)."""
     given = dict(locals())
     del given["parameters"]
     for key, value in given.items():
         if value is None:
             raise TypeError("InferenceRequest(): %s must not be None" % key)
-    for key, value, kind in (
-        ("request_id", request_id, str),
-        ("model_name", model_name, str),
-        ("model_version", model_version, int),
-        ("flags", flags, int),
-        ("timeout", timeout, int),
-        ("preferred_memory", preferred_memory, PreferredMemory),
-        ("trace", trace, InferenceTrace),
+    for key, kind in (
+        ("request_id", str),
+        ("model_name", str),
+        ("model_version", int),
+        ("flags", int),
+        ("timeout", int),
+        ("preferred_memory", PreferredMemory),
+        ("trace", InferenceTrace),
     ):
-        if not isinstance(value, kind):
-            raise TypeError("InferenceRequest(): %s must be %s, not %s" % (key, kind.__name__, type(value).__name__))
+        if not isinstance(given[key], kind):
+            raise TypeError("InferenceRequest(): %s must be %s, not %s" % (key, kind.__name__, type(given[key]).__name__))
     if not isinstance(correlation_id, (int, str)):
         raise TritonModelException("Correlation ID must be integer or string")
+    for key in ("correlation_id", "timeout"):
+        if isinstance(given[key], int) and not 0 <= given[key] < 1 << 64:
+            raise TypeError("InferenceRequest(): %s must be an int of 64 bits without a sign" % key)
+    for key in ("inputs", "requested_output_names"):
+        if isinstance(given[key], (str, bytes)):
+            raise TypeError("InferenceRequest(): %s must be a list" % key)
     where = "for request with id '%s' and model name '%s' should not be empty." % (request_id, model_name)
     tensors = list(inputs)
     for tensor in tensors:
@@ -127,13 +152,13 @@ def _request_arguments(
             raise TritonModelException("Input tensor " + where)
         if not isinstance(tensor, Tensor):
             raise TypeError("InferenceRequest(): inputs must be a list of Tensor")
-    names = sorted(set(requested_output_names))
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError("InferenceRequest(): requested_output_names must be a list of str")
-        if not name:
-            raise TritonModelException("Requested output name " + where)
-    made = (request_id, correlation_id, names, timeout, _parameters(parameters), model_name, model_version)
+    names = list(requested_output_names)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("InferenceRequest(): requested_output_names must be a list of str")
+    if "" in names:
+        raise TritonModelException("Requested output name " + where)
+    checked = json.dumps({} if parameters is None else dict(_items(parameters)))
+    made = (request_id, correlation_id, names, timeout, checked, trace, model_name, model_version, preferred_memory)
     return tensors, flags, made
 
 
@@ -206,16 +231,21 @@ def empty(shape, dtype):
     """An uninitialised array in shared memory (an extension): returned as an output it crosses without a copy."""
     import numpy as np
 
-    number = _NUMBERS.get(np.dtype(dtype).name)
-    if number is None:
-        raise TypeError("pb_utils.empty(): dtype %s has no fixed size that crosses" % np.dtype(dtype))
-    return _ferry_stub.empty((shape,) if isinstance(shape, int) else tuple(shape), number)
+    dtype = np.dtype(dtype)
+    number = _NUMBERS.get(dtype.name)
+    if number is None or not dtype.isnative:
+        raise TypeError("pb_utils.empty(): dtype %s has no fixed size that crosses" % dtype)
+    dims = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    array = _ferry_stub.empty(dims, number)
+    return np.empty(dims, dtype) if array is None else array
 
 
 def give(array):
     """Says that the model will not touch `array` again (an extension), and returns it, read-only from now on.
 
-    An array in shared memory then crosses without a copy although the model still holds it. Any other is copied as always.
+    An array of `empty`, or one that NumPy made in `execute`, then crosses without a copy although the model still holds it:
+    once, it is another's from then on. Only `array` itself is given, of a larger one no more than that part. Any other, an
+    input among them, is copied as always while the model holds it.
     """
     _ferry_stub.give(array)
     array.flags.writeable = False
@@ -223,8 +253,20 @@ def give(array):
 
 
 _ferry_stub.register(
-    TritonModelException, TritonError, _request_arguments, _parameters, json.dumps, InferenceTrace, _find_input
+    TritonModelException, TritonError, _request_arguments, _response_parameters, json.dumps, InferenceTrace, _find_input
 )
 
-for _kind in (TritonModelException, MemoryType, PreferredMemory, InferenceTrace, TritonError, Logger):
+
+class SharedMemory:
+    """The memory that this process answers from; models look into it when they hunt for leaks."""
+
+    def free_memory(self):
+        """Bytes that it has and that nobody holds."""
+        return _ferry_stub.arena_free_bytes()
+
+
+shared_memory = SharedMemory()
+
+# Also where a process that multiprocessing spawned finds this file under another name.
+for _kind in (TritonModelException, MemoryType, PreferredMemory, InferenceTrace, TritonError, Logger, SharedMemory):
     _kind.__module__ = "c_python_backend_utils"

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 
 from c_python_backend_utils import (  # noqa: F401
     TRITONSERVER_MEMORY_CPU,
@@ -56,25 +57,23 @@ _BY_NUMBER = [
 ]
 
 
-class _StringToNumpy(dict):
-    """TRITON_STRING_TO_NUMPY; its types are looked up at first use, so that a model without NumPy starts without it."""
+def __getattr__(name):
+    """TRITON_STRING_TO_NUMPY is made when it is first asked for, so that a model without NumPy starts without it."""
+    if name != "TRITON_STRING_TO_NUMPY":
+        raise AttributeError("module '%s' has no attribute '%s'" % (__name__, name))
+    import numpy as np
 
-    def _fill(self):
-        if not len(self):
-            import numpy as np
-
-            self["TYPE_BOOL"] = bool
-            for name, numpy_name in _NUMPY_NAMES.items():
-                self[name] = getattr(np, numpy_name)
-
-    def __missing__(self, key):
-        self._fill()
-        if key in self.keys():
-            return dict.__getitem__(self, key)
-        raise KeyError(key)
+    table = {triton_name: getattr(np, numpy_name) for triton_name, numpy_name in _NUMPY_NAMES.items()}
+    globals()[name] = dict(TYPE_BOOL=bool, **table)
+    return globals()[name]
 
 
-TRITON_STRING_TO_NUMPY = _StringToNumpy()
+_model_dir = ""
+
+
+def get_model_dir():
+    """The folder of the version that is served: where model.py lies."""
+    return _model_dir
 
 
 def serialize_byte_tensor(input_tensor):
@@ -155,7 +154,7 @@ def numpy_to_triton_type(data_type):
 
 def triton_string_to_numpy(triton_type_string):
     """NumPy's type for a config's type string, e.g. "TYPE_FP32"."""
-    return TRITON_STRING_TO_NUMPY[triton_type_string]
+    return sys.modules[__name__].TRITON_STRING_TO_NUMPY[triton_type_string]
 
 
 class ModelConfig:
@@ -247,3 +246,8 @@ class ModelConfig:
                 f"model '{model}', tensor '{name}': the model expects optional {entry['optional']} but the model "
                 f"configuration specifies optional {known.get('optional', False)}"
             )
+
+
+# What `from triton_python_backend_utils import *` brings.
+__all__ = [_name for _name in globals() if not _name.startswith("_")]
+__all__ += ["TRITON_STRING_TO_NUMPY"]  # noqa: F822 (by __getattr__)

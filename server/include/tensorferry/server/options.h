@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,8 @@ namespace tensorferry::server {
 struct ServerOptions {
   // -- what is served
   std::optional<std::vector<std::string>> models;  // names to load; none: all of the repository
-  // The folder with launch.py and _ferry_stub. Empty: $TENSORFERRY_PAYLOAD, else beside the
-  // installed library.
+  // The folder with launch.py and _ferry_stub. Empty: $TENSORFERRY_PAYLOAD, else beside the program
+  // (../lib/tensorferry/payload), else in the installation that find_package(tensorferry) found.
   std::filesystem::path payload;
   // The interpreter of models that don't name their own. Empty: `python3` of PATH.
   std::string python;
@@ -36,6 +37,7 @@ struct ServerOptions {
 
   // -- time
   std::chrono::milliseconds load_timeout{0};  // 0: as long as the stub lives
+  std::stop_token stop;  // asked while Server::start waits: it ends the stubs and fails (Cancelled)
   std::chrono::milliseconds drain_timeout{
       30'000};  // shutdown waits this long for requests in flight
   std::chrono::milliseconds finalize_timeout{30'000};  // then a stub that doesn't exit is killed

@@ -45,6 +45,7 @@ struct Request {
   std::string correlation_text;  // used instead of the number when not empty
   std::uint32_t flags = 0;       // TRITONSERVER_REQUEST_FLAG_*
   std::uint64_t priority = 0;
+  std::string trace_context;  // what the model reads as request.trace().get_context()
   std::uint64_t timeout_us =
       0;  // what the model reads as request.timeout(); limits nothing by itself
 

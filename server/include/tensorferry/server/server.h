@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,9 @@ class Server {
   Result<Model> model(const std::string& name, std::optional<std::int64_t> version = {}) const;
   std::vector<std::string> model_names() const;
 
-  // Loads a model, or loads it anew: the new instances are ready before the old ones drain. Blocks.
-  Result<void> load(const std::string& name);
+  // Loads a model, or loads it anew: the new instances are ready before the old ones drain. Blocks;
+  // when `stop` is asked meanwhile it fails with Cancelled, and what was loaded stays.
+  Result<void> load(const std::string& name, const std::stop_token& stop = {});
   // Drains and ends the model's stubs; requests that come later fail with NotFound. Blocks until
   // they are reaped.
   Result<void> unload(const std::string& name);

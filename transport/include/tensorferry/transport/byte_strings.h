@@ -1,45 +1,57 @@
-// The layout of BYTES tensors, Triton's own: before each element its length in 4 bytes,
-// little-endian, in C order.
+// BYTES tensors (Triton's TYPE_STRING): for each element in C order a 4-byte little-endian length,
+// then that many bytes.
 #pragma once
+
+#include <tensorferry/transport/error.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 
 namespace tensorferry {
 
-inline constexpr std::size_t kByteStringLengthBytes = 4;
+inline constexpr std::size_t kStringLengthBytes = 4;
 
-// Walks over the elements. The bytes may change under the walk, since a peer may still write them:
-// each length is read once, and an element never reaches beyond the end.
-class ByteStringWalk {
+// Goes through the elements of memory that another process may write meanwhile: each length is read
+// once and checked against what is left, so no element ever leaves the memory. What lies in an
+// element may still change: copy it out before it is believed.
+class ByteStringReader {
  public:
-  enum class Step : std::uint8_t {
-    Element,     // element() is the next one
-    End,         // nothing is left
-    CutLength,   // fewer bytes are left than a length takes
-    CutElement,  // the length reaches beyond what is left
-  };
+  explicit ByteStringReader(std::span<const std::byte> encoded) noexcept : rest_(encoded) {}
 
-  explicit ByteStringWalk(std::span<const std::byte> bytes) noexcept : rest_(bytes) {}
-
-  Step next() noexcept {
-    if (rest_.empty()) return Step::End;
-    if (rest_.size() < kByteStringLengthBytes) return Step::CutLength;
+  // The next element. Error InvalidArgument, in Triton's words: the memory ends within it.
+  Result<std::span<const std::byte>> next() {
+    if (rest_.size() < kStringLengthBytes)
+      return failure(ErrorCode::InvalidArgument,
+                     "Invalid bytes tensor data: incomplete length field");
+    // Atomic: a compiler may otherwise read it again for the second use.
+    const auto* from = reinterpret_cast<const std::uint8_t*>(rest_.data());
     std::uint32_t length = 0;
-    std::memcpy(&length, rest_.data(), kByteStringLengthBytes);
-    rest_ = rest_.subspan(kByteStringLengthBytes);
-    if (rest_.size() < length) return Step::CutElement;
-    element_ = rest_.first(length);
+    for (std::size_t i = 0; i < kStringLengthBytes; ++i)
+      length |= std::uint32_t{__atomic_load_n(from + i, __ATOMIC_RELAXED)} << (8 * i);
+    rest_ = rest_.subspan(kStringLengthBytes);
+    if (rest_.size() < length)
+      return failure(ErrorCode::InvalidArgument,
+                     "Invalid bytes tensor data: string extends beyond buffer");
+    const auto element = rest_.first(length);
     rest_ = rest_.subspan(length);
-    return Step::Element;
+    return element;
   }
-  std::span<const std::byte> element() const noexcept { return element_; }
+
+  // That there are no more elements. Error InvalidArgument: bytes are left over.
+  Result<void> finish() const {
+    if (rest_.empty()) return {};
+    return failure(ErrorCode::InvalidArgument,
+                   "Invalid bytes tensor data: more bytes than elements");
+  }
+
+  // Asked before room is made for `count` elements: a shape costs its sender nothing.
+  bool may_hold(std::size_t count) const noexcept {
+    return count <= rest_.size() / kStringLengthBytes;
+  }
 
  private:
   std::span<const std::byte> rest_;
-  std::span<const std::byte> element_;
 };
 
 }  // namespace tensorferry

@@ -63,7 +63,8 @@ Result<Message> decode_private(std::span<const std::byte> bytes, Scratch& scratc
 // agree and do not overflow, strides (none: C order) stay inside the bytes, inline size matches.
 Result<void> validate(const protocol::TensorRecord& tensor);
 
-// Product of the dimensions; an error when one is negative or the product overflows int64.
+// Product of the dimensions; an error when one is negative or the product of those that are not
+// zero overflows int64 (NumPy makes no such array either).
 Result<std::int64_t> element_count(std::span<const std::int64_t> shape);
 
 }  // namespace tensorferry

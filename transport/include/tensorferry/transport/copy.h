@@ -1,9 +1,11 @@
 // The one function that copies payload, and its counters. Whoever copies a tensor's bytes calls it,
-// so that "zero-copy" can be asserted.
+// so that "zero-copy" can be asserted; from outside they are seen as "copies" and "copied_bytes"
+// with the label `kind` (counters.h).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace tensorferry {
 
@@ -16,6 +18,8 @@ enum class CopyKind : std::uint8_t {
   Peer
 };
 inline constexpr std::size_t kCopyKinds = 6;
+// As metrics and counters call it: "inline", "host", "h2d", "d2h", "d2d", "peer".
+std::string_view to_string(CopyKind kind) noexcept;
 
 struct CopyCounts {
   std::uint64_t calls[kCopyKinds] = {};
@@ -39,7 +43,7 @@ void copy_strided(void* to, const void* from, const std::int64_t* shape,
 // Counts a copy that a library made for us (NumPy packing an array, a driver's memcpy).
 void count_copy(std::size_t bytes, CopyKind kind) noexcept;
 
-// Of this process, since it started.
+// Of this process, since it started; a forked child counts on.
 CopyCounts copy_counts() noexcept;
 
 }  // namespace tensorferry

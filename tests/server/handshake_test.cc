@@ -1,0 +1,234 @@
+// Stubs of another build, or none at all, at the other end of the control socket: scripts that say
+// what they want to. Each costs itself its life, with an error that says what it did.
+#include <gmock/gmock.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <tensorferry/transport/version.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "stub_session.h"
+
+namespace tensorferry::server {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::HasSubstr;
+
+constexpr const char* kPrologue = R"(
+import array, os, socket, struct, sys, time
+s = socket.socket(fileno=int(sys.argv[1]))
+HELLO, WELCOME, SEGMENT, REQUEST, DENIED, DROPPED, COMPLETE, LOAD, REPLY, FINALIZE, LOG, TRIM = range(1, 13)
+
+def message(kind, body=b"", version=VERSION, magic=0x59524654):
+    return struct.pack("<IHH", magic, version, kind) + body
+
+def text(value):
+    return struct.pack("<I", len(value)) + value
+
+def hello(build=BUILD, version=VERSION):
+    body = text(build) + struct.pack("<q", os.getpid()) + text(b"cpython") + text(b"3") + text(b"python")
+    return message(HELLO, body, version)
+
+def reply(to, what=b"", more=0, failed=0):
+    return message(REPLY, struct.pack("<HBBB", to, more, failed, 1) + text(what))
+
+def begin():
+    s.send(hello())
+    s.recv(1 << 17)  # Welcome
+
+def await_load():
+    while struct.unpack_from("<IHH", s.recv(1 << 17))[2] != LOAD:
+        pass
+
+)";
+
+class HandshakeTest : public testing::Test, public InstanceEvents {
+ protected:
+  void SetUp() override {
+    folder_ =
+        fs::temp_directory_path() / ("tensorferry-handshake-" + std::to_string(::getpid()) + "-" +
+                                     testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(folder_);
+    stop_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+    const char* python = std::getenv("TENSORFERRY_TEST_PYTHON");
+    command_.interpreter = python ? python : "/usr/bin/python3";
+    if (!fs::exists(command_.interpreter)) GTEST_SKIP() << "no interpreter to play a stub with";
+    command_.launcher = folder_ / "stub.py";
+  }
+  void TearDown() override {
+    fs::remove_all(folder_);
+    EXPECT_EQ(host_->arena().bytes_in_use(), 0u);
+  }
+
+  void batch_done(std::size_t) noexcept override {}
+  void give_back(Batch) noexcept override {}
+  void executed(std::uint64_t, std::uint64_t) noexcept override {}
+
+  // Lets the script be a stub from its start until it ends or is ended; how that is told.
+  std::string run(const std::string& script, milliseconds patience = seconds(60)) {
+    std::string prologue = kPrologue;
+    auto put = [&](const std::string& name, const std::string& value) {
+      for (std::size_t at; (at = prologue.find(name)) != std::string::npos;)
+        prologue.replace(at, name.size(), value);
+    };
+    put("VERSION", std::to_string(protocol::kProtocolVersion));
+    put("BUILD", "b'" + std::string(kBuildId) + "'");
+    std::ofstream(command_.launcher) << prologue << script;
+    LinkOptions options;
+    options.model = "m";
+    options.instance = "m_0_0";
+    options.arena.max_bytes = 4 << 20;
+    auto session = StubSession::start(command_, options, segments_, host_, *this, null_logger(),
+                                      stop_.get(), patience);
+    if (!session) return check(session.error());
+    const pid_t pid = (*session)->pid();
+    auto loaded = (*session)->load("model.py", "{}", Clock::now() + seconds(60));
+    Result<void> served;
+    if (loaded) served = (*session)->serve({});
+    const Error error = !loaded ? loaded.error() : !served ? served.error() : Error{};
+    if (error.code == ErrorCode::StubDied) {
+      EXPECT_NE(::kill(pid, 0), 0) << "it was ended and reaped";
+      EXPECT_TRUE((*session)->link()->closed());
+    }
+    return check(error);
+  }
+
+  static std::string check(const Error& error) {
+    EXPECT_EQ(error.code, ErrorCode::StubDied) << error.message;
+    EXPECT_EQ(error.context.instance, "m_0_0");
+    return error.message;
+  }
+
+  fs::path folder_;
+  StubCommand command_;
+  UniqueFd stop_;
+  std::shared_ptr<SegmentAuthority> segments_ = std::make_shared<SegmentAuthority>();
+  std::shared_ptr<HostArena> host_ = std::make_shared<HostArena>(segments_, ArenaOptions{});
+};
+
+// ---------------------------------------------------------------- the first words
+
+TEST_F(HandshakeTest, AnotherProtocolVersionIsNamed) {
+  EXPECT_THAT(run("s.send(hello(version=999)); time.sleep(60)"),
+              HasSubstr("speaks protocol version 999, this one " +
+                        std::to_string(protocol::kProtocolVersion)));
+}
+
+TEST_F(HandshakeTest, AnotherBuildIsNamed) {
+  std::string said = run("s.send(hello(build=b'0.0.1+of-old')); time.sleep(60)");
+  EXPECT_THAT(said, HasSubstr("its payload is build '0.0.1+of-old' and the server is build '"));
+  EXPECT_THAT(said, HasSubstr("set the payload path"));
+}
+
+TEST_F(HandshakeTest, GarbageIsNoHello) {
+  EXPECT_THAT(run("s.send(b'GET / HTTP/1.1'); time.sleep(60)"), HasSubstr("no control message"));
+  EXPECT_THAT(run("s.send(b'x'); time.sleep(60)"), HasSubstr("too short for its header"));
+  EXPECT_THAT(run("s.send(message(REPLY)); time.sleep(60)"), HasSubstr("did not begin with Hello"));
+  EXPECT_THAT(run("s.send(hello()[:20]); time.sleep(60)"), HasSubstr("Hello: it ends too early"));
+  EXPECT_THAT(run("s.send(hello() + b'more'); time.sleep(60)"), HasSubstr("4 bytes are left over"));
+}
+
+TEST_F(HandshakeTest, WhoNeverSaysHelloIsNotWaitedForWithoutEnd) {
+  EXPECT_THAT(run("time.sleep(60)", milliseconds(200)),
+              HasSubstr("did not say Hello within 200 ms"));
+}
+
+TEST_F(HandshakeTest, AStartCanBeGivenUp) {
+  std::uint64_t one = 1;
+  ASSERT_EQ(::write(stop_.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
+  EXPECT_THAT(run("time.sleep(60)"), HasSubstr("told to stop while it started"));
+}
+
+TEST_F(HandshakeTest, AnExitOrAClosedSocketBeforeHelloIsTold) {
+  EXPECT_THAT(run("sys.stderr.write('no licence'); os._exit(5)"),
+              testing::AllOf(HasSubstr("exited with code 5"), HasSubstr("no licence")));
+  EXPECT_THAT(run("s.close(); time.sleep(60)"), HasSubstr("its control socket was closed"));
+}
+
+// ---------------------------------------------------------------- descriptors
+
+TEST_F(HandshakeTest, SurplusDescriptorsAreClosedAndTold) {
+  const std::string with = R"(
+def with_descriptors(data, count):
+    fds = array.array("i", [1] * count)
+    s.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+)";
+  const auto open_here = [] {
+    return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator{});
+  };
+  (void)run("os._exit(0)");
+  const auto before = open_here();
+  EXPECT_THAT(run(with + "with_descriptors(hello(), 2); time.sleep(60)"),
+              HasSubstr("came with 2 descriptors"));
+  EXPECT_THAT(run(with + "with_descriptors(hello(), 40); time.sleep(60)"),
+              HasSubstr("longer than allowed"));
+  // One that is of no use is closed, and no more.
+  EXPECT_THAT(run(with + "with_descriptors(hello(), 1); s.recv(1 << 17); os._exit(9)"),
+              HasSubstr("exited with code 9"));
+  EXPECT_EQ(open_here(), before);
+}
+
+// ---------------------------------------------------------------- after the handshake
+
+TEST_F(HandshakeTest, HelloIsSaidOnce) {
+  EXPECT_THAT(run("begin(); s.send(hello()); time.sleep(60)"),
+              HasSubstr("control message 1, which is not a stub's to send"));
+}
+
+TEST_F(HandshakeTest, WhatOnlyAServerSaysIsRefused) {
+  for (const char* kind : {"WELCOME", "SEGMENT", "DENIED", "COMPLETE", "LOAD", "FINALIZE", "TRIM",
+                           "0", "13", "0xFFFF"}) {
+    EXPECT_THAT(run(std::string("begin(); s.send(message(") + kind + ")); time.sleep(60)"),
+                HasSubstr("is not a stub's to send"))
+        << kind;
+  }
+}
+
+TEST_F(HandshakeTest, AReplyThatWasNotAskedForIsRefused) {
+  EXPECT_THAT(run("begin(); await_load(); s.send(reply(FINALIZE)); time.sleep(60)"),
+              HasSubstr("replied to what it was not asked"));
+  EXPECT_THAT(
+      run("begin(); await_load(); s.send(reply(LOAD)); s.send(reply(LOAD)); time.sleep(60)"),
+      HasSubstr("replied to what it was not asked"));
+}
+
+TEST_F(HandshakeTest, AReplyWithoutEndIsCutShort) {
+  EXPECT_THAT(run("begin(); await_load()\nwhile True: s.send(reply(LOAD, b'x' * 65536, more=1))"),
+              HasSubstr("its reply is longer than " + std::to_string(protocol::kMaxTextBytes)));
+}
+
+TEST_F(HandshakeTest, BodiesThatDoNotParseAreRefused) {
+  for (const char* kind : {"REQUEST", "DROPPED", "REPLY", "LOG"}) {
+    EXPECT_THAT(
+        run(std::string("begin(); s.send(message(") + kind + ", b'\\x01')); time.sleep(60)"),
+        HasSubstr("it ends too early"))
+        << kind;
+  }
+}
+
+TEST_F(HandshakeTest, ASegmentThatItDoesNotHaveCannotBeDropped) {
+  EXPECT_THAT(run("begin(); s.send(message(DROPPED, struct.pack('<I', 77))); time.sleep(60)"),
+              HasSubstr("drops segment 77, which it doesn't have"));
+}
+
+TEST_F(HandshakeTest, MemoryWithoutMeasureIsDeniedAndNobodyDies) {
+  EXPECT_THAT(run(R"(
+begin()
+for size in (0, 1, 1 << 40, (1 << 64) - 1):
+    s.send(message(REQUEST, struct.pack("<QQ", 5, size)))
+    while struct.unpack_from("<IHH", s.recv(1 << 17))[2] not in (SEGMENT, DENIED):
+        pass
+os._exit(3)
+)"),
+              HasSubstr("exited with code 3"));
+}
+
+}  // namespace
+}  // namespace tensorferry::server

@@ -1,0 +1,76 @@
+#include <pthread.h>
+#include <tensorferry/transport/trace.h>
+
+#include <cstdlib>
+#include <ctime>
+#include <string>
+
+#include "nvtx_sink.h"
+#include "trace_file.h"
+
+namespace tensorferry {
+namespace {
+
+std::uint64_t now_ns() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+TraceSinks sinks_of_environment() noexcept {
+  TraceSinks sinks = 0;
+  const char* folder = std::getenv("TENSORFERRY_TRACE");
+  if (folder && *folder) {
+    start_trace_file(folder);
+    sinks |= kTraceToFile;
+  }
+  const char* nvtx = std::getenv("TENSORFERRY_NVTX");
+  if (!(nvtx && std::string_view(nvtx) == "0") && nvtx_sink::start()) {
+    sinks |= kTraceToNvtx;
+    // A tool's own threads are not there in a forked child.
+    ::pthread_atfork(nullptr, nullptr,
+                     [] { detail::trace_sinks.fetch_and(static_cast<TraceSinks>(~kTraceToNvtx)); });
+  }
+  return sinks;
+}
+
+}  // namespace
+
+// Decided while the library is loaded, when no other thread and no fork can come in between.
+std::atomic<TraceSinks> detail::trace_sinks{sinks_of_environment()};
+
+bool trace_knows_nvtx() noexcept { return nvtx_sink::is_built(); }
+
+void name_traced_process(std::string_view name) {
+  if (trace_sinks() & kTraceToFile) name_in_trace_file(name);
+}
+
+void Span::begin(Phase phase, std::uint64_t number, std::uint64_t bytes) noexcept {
+  phase_ = phase;
+  number_ = number;
+  bytes_ = bytes;
+  if (sinks_ & kTraceToNvtx) nvtx_sink::push(phase, number);
+  if (sinks_ & kTraceToFile) begin_ns_ = now_ns();
+}
+
+void Span::end() noexcept {
+  if (sinks_ & kTraceToFile)
+    record_in_trace_file({phase_, false, number_, bytes_, begin_ns_, now_ns()});
+  if (sinks_ & kTraceToNvtx) nvtx_sink::pop();
+}
+
+void AsyncSpan::really_begin(Phase phase, std::uint64_t number) noexcept {
+  phase_ = phase;
+  number_ = number;
+  if (sinks_ & kTraceToNvtx) nvtx_range_ = nvtx_sink::begin(phase, number);
+  if (sinks_ & kTraceToFile) begin_ns_ = now_ns();
+}
+
+void AsyncSpan::really_end() noexcept {
+  if (sinks_ & kTraceToFile) record_in_trace_file({phase_, true, number_, 0, begin_ns_, now_ns()});
+  if (sinks_ & kTraceToNvtx) nvtx_sink::end(nvtx_range_);
+  sinks_ = 0;
+}
+
+}  // namespace tensorferry
