@@ -1,10 +1,10 @@
 #include "byte_strings.h"
 
 #include <tensorferry/transport/byte_strings.h>
+#include <tensorferry/transport/codec.h>
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "py_type.h"
 
@@ -21,29 +21,20 @@ PyRef next_element(ByteStringReader& reader) {
                                          static_cast<Py_ssize_t>(element->size())));
 }
 
-// Elements of the shape, or nothing where it is too large to be counted.
-std::optional<std::size_t> count_of(std::span<const std::int64_t> shape) {
-  std::size_t count = 1;
-  for (std::int64_t dim : shape) {
-    if (__builtin_mul_overflow(count, static_cast<std::size_t>(dim), &count)) return std::nullopt;
-  }
-  return count;
-}
-
 }  // namespace
 
 PyRef decode_byte_strings(const Memory& memory) {
   if (!numpy::load()) return {};
   ByteStringReader reader({memory.data, memory.bytes});
-  const auto count = count_of(memory.shape);
-  if (!count || !reader.may_hold(*count)) {
+  const auto count = element_count(memory.shape);
+  if (!count || !reader.may_hold(static_cast<std::size_t>(*count))) {
     raise_model_exception("Invalid bytes tensor data: incomplete length field");
     return {};
   }
   PyRef array = numpy::object_array(memory.shape);
   if (!array) return {};
   auto* slots = reinterpret_cast<PyObject**>(numpy::as_array(array.get())->data);
-  for (std::size_t i = 0; i < *count; ++i) {
+  for (std::int64_t i = 0; i < *count; ++i) {
     PyRef element = next_element(reader);
     if (!element) return {};
     Py_XDECREF(std::exchange(slots[i], element.release()));

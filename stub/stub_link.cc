@@ -8,7 +8,6 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 #include <algorithm>
-#include <bit>
 #include <csignal>
 #include <cstdio>
 
@@ -17,7 +16,6 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::chrono::milliseconds kSocketTick{500};
-constexpr std::size_t kSmallestRing = 4096, kLargestRing = std::size_t{1} << 30;
 // More than can be inside at a time; numbers never repeat, so that an old one does no harm.
 constexpr std::size_t kRememberedCancellations = 4096;
 
@@ -77,14 +75,13 @@ Result<void> StubLink::start() {
   if (!welcome) return std::unexpected(welcome.error());
   if (welcome->build_id != kBuildId)
     return failure(ErrorCode::Protocol, "the server is another build");
-  if (!std::has_single_bit(welcome->ring_capacity) || welcome->ring_capacity < kSmallestRing ||
-      welcome->ring_capacity > kLargestRing) {
+  if (!is_ring_capacity(welcome->ring_capacity)) {
     return failure(ErrorCode::Protocol, "the server offers a ring of " +
                                             std::to_string(welcome->ring_capacity) + " bytes");
   }
   instance_ = welcome->instance;
   name_traced_process(instance_);
-  auto bytes = (channel_bytes(welcome->ring_capacity) + 4095) / 4096 * 4096;
+  const std::size_t bytes = Segment::rounded(channel_bytes(welcome->ring_capacity));
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
   ArenaOptions options{welcome->arena_initial_bytes, welcome->arena_growth_bytes,

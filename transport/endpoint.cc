@@ -1,7 +1,6 @@
 #include <tensorferry/transport/endpoint.h>
 #include <tensorferry/transport/version.h>
 
-#include <bit>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -11,9 +10,6 @@
 namespace tensorferry {
 namespace {
 
-// What a ring may have, in bytes of one direction.
-constexpr std::size_t kSmallestRing = 4096;
-constexpr std::size_t kLargestRing = std::size_t{1} << 30;
 constexpr std::size_t kLargestArena = std::size_t{1} << 46;
 
 Error gone() {
@@ -27,8 +23,7 @@ Error void_after_fork() {
 
 // Also what the first end says is checked by this: nothing is mapped or computed with before.
 Result<void> check(const EndpointOptions& options, ErrorCode code) {
-  if (!std::has_single_bit(options.ring_capacity) || options.ring_capacity < kSmallestRing ||
-      options.ring_capacity > kLargestRing) {
+  if (!is_ring_capacity(options.ring_capacity)) {
     return failure(code, "a ring of " + std::to_string(options.ring_capacity) +
                              " bytes: it must be a power of two from 4096 to 1 GiB");
   }
@@ -249,7 +244,7 @@ Result<std::unique_ptr<Endpoint>> Endpoint::connect(UniqueFd fd, const Deadline&
   if (!*message) return failure(ErrorCode::DeadlineExceeded, "the first end did not greet in time");
   auto options = options_of(**message);
   if (!options) return std::unexpected(options.error());
-  const std::size_t bytes = (channel_bytes(options->ring_capacity) + 4095) / 4096 * 4096;
+  const std::size_t bytes = Segment::rounded(channel_bytes(options->ring_capacity));
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
   auto impl = Impl::open(EndRole::Second, *options, std::move(socket), std::move(*ring));

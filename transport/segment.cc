@@ -20,11 +20,6 @@ constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 constexpr std::size_t kReserveStep = 64 << 20;
 constexpr std::size_t kSmallestStep = 64 << 10;
 
-std::size_t to_pages(std::size_t bytes) {
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  return (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
-}
-
 Result<void> reserve(int fd, std::size_t bytes) {
   std::size_t largest = kReserveStep;
   for (std::size_t at = 0; at < bytes;) {
@@ -35,7 +30,7 @@ Result<void> reserve(int fd, std::size_t bytes) {
       at += step;
     } else if (error == EINTR) {
       // Older kernels undo what a signal interrupted: a profiler's timer must not do so for ever.
-      largest = std::max(kSmallestStep, to_pages(largest / 2));
+      largest = std::max(kSmallestStep, Segment::rounded(largest / 2));
     } else {
       auto failed =
           system_failure("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
@@ -64,10 +59,15 @@ Result<std::byte*> map_shared(int fd, std::size_t bytes) {
 Segment::Segment(SegmentId id, UniqueFd fd, std::byte* data, std::size_t bytes) noexcept
     : id_(id), fd_(std::move(fd)), data_(data), bytes_(bytes) {}
 
+std::size_t Segment::rounded(std::size_t bytes) noexcept {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
+}
+
 Segment::~Segment() { ::munmap(data_, bytes_); }
 
 Result<std::shared_ptr<Segment>> Segment::create(SegmentId id, std::size_t bytes) {
-  bytes = to_pages(bytes);
+  bytes = rounded(bytes);
   if (auto fits = check_memory(bytes, memory_limits()); !fits) return std::unexpected(fits.error());
   auto fd = new_memfd("tensorferry", bytes);
   if (!fd) return std::unexpected(fd.error());

@@ -109,6 +109,19 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
     return answer;
   }
 
+  // Sends a request and answers it with kLarge bytes of `fill` in a new segment of the stub's.
+  protocol::Segment answer_in_new_segment(std::byte fill) {
+    SeenBatch batch = send(4);
+    auto segment = ask_for_segment(1 << 20);
+    EXPECT_TRUE(segment);
+    if (!segment) return {};
+    protocol::MemoryRef memory{protocol::MemoryKind::Segment, segment->segment, 0, kLarge, 1};
+    std::memset(stub_->at(memory).data(), std::to_integer<int>(fill), kLarge);
+    answer(batch, {output(memory)});
+    expect_answered();
+    return *segment;
+  }
+
   // Answers the batch's first request with these outputs, giving back `releases`.
   void answer(const SeenBatch& batch, std::vector<protocol::TensorRecord> outputs,
               std::vector<std::uint64_t> releases = {}) {

@@ -71,13 +71,7 @@ TEST_F(StubLinkTest, AnAnswerInTheStubsArenaIsReadInPlaceAndGivenBack) {
 }
 
 TEST_F(StubLinkTest, AnAnswerOutlivesItsStubUnchanged) {
-  SeenBatch batch = send(4);
-  auto segment = ask_for_segment(1 << 20);
-  ASSERT_TRUE(segment);
-  protocol::MemoryRef memory{protocol::MemoryKind::Segment, segment->segment, 0, kLarge, 1};
-  std::memset(stub_->at(memory).data(), 5, kLarge);
-  answer(batch, {output(memory)});
-  expect_answered();
+  answer_in_new_segment(std::byte{5});
   Buffer kept = std::move(call_->response_.outputs.at(0).data);
   link_->close({ErrorCode::StubDied, "was killed", {}});
   stub_.reset();
@@ -274,21 +268,15 @@ TEST_F(StubLinkTest, ASegmentThatAStubDropsIsNoLongerCounted) {
 }
 
 TEST_F(StubLinkTest, ASegmentOfWhichAnAnswerIsHeldMayNotBeDropped) {
-  SeenBatch batch = send(4);
-  auto segment = ask_for_segment(1 << 20);
-  ASSERT_TRUE(segment);
-  protocol::MemoryRef memory{protocol::MemoryKind::Segment, segment->segment, 0, kLarge, 1};
-  std::memset(stub_->at(memory).data(), 5, kLarge);
-  answer(batch, {output(memory)});
-  expect_answered();
-  auto refused = link_->on_stub_dropped_segment(segment->segment);
+  const auto segment = answer_in_new_segment(std::byte{5});
+  auto refused = link_->on_stub_dropped_segment(segment.segment);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::Protocol);
   EXPECT_THAT(refused.error().message, HasSubstr("of which answers are held"));
   EXPECT_EQ(call_->response_.outputs.at(0).data.bytes()[7], std::byte{5});
   EXPECT_EQ(link_->stub_arena_bytes(), 1u << 20);
   call_->response_.clear();
-  EXPECT_TRUE(link_->on_stub_dropped_segment(segment->segment));
+  EXPECT_TRUE(link_->on_stub_dropped_segment(segment.segment));
 }
 
 TEST_F(StubLinkTest, TrimGivesBackWhatCallersLetGoOfAndAsksTheStub) {

@@ -53,7 +53,8 @@ class StubPeer {
     auto message = take(protocol::ControlKind::Welcome);
     Scratch scratch;
     auto welcome = decode<protocol::Welcome>(message.body, scratch).value();
-    ring_ = Segment::map(0, std::move(message.fd), page_up(channel_bytes(welcome.ring_capacity)))
+    ring_ = Segment::map(0, std::move(message.fd),
+                         Segment::rounded(channel_bytes(welcome.ring_capacity)))
                 .value();
     Channel::Options options;
     options.ring_capacity = welcome.ring_capacity;
@@ -114,8 +115,6 @@ class StubPeer {
   std::vector<std::uint64_t> released;
 
  private:
-  static std::size_t page_up(std::size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
-
   ControlMessage take(protocol::ControlKind kind) {
     while (true) {
       auto message = socket_->receive(Clock::now() + std::chrono::seconds(10));

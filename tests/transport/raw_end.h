@@ -22,7 +22,7 @@ class RawEnd {
     ControlMessage greeting = next_control();
     auto welcome = decode_private<protocol::Welcome>(greeting.body, scratch).value();
     capacity = welcome.ring_capacity;
-    const std::size_t bytes = (channel_bytes(capacity) + 4095) / 4096 * 4096;
+    const std::size_t bytes = Segment::rounded(channel_bytes(capacity));
     ring = Segment::map(0, std::move(greeting.fd), bytes).value();
   }
 

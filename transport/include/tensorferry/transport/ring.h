@@ -11,6 +11,7 @@
 #include <tensorferry/transport/protocol.h>
 #include <tensorferry/transport/spin.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -18,7 +19,13 @@
 
 namespace tensorferry {
 
-// Bytes of one direction for a given data capacity (a power of two, at least 4096).
+// What a ring may have: a power of two from 4 KiB to 1 GiB. Asked before a peer's word for it is
+// computed with.
+constexpr bool is_ring_capacity(std::size_t bytes) {
+  return std::has_single_bit(bytes) && bytes >= 4096 && bytes <= std::size_t{1} << 30;
+}
+
+// Bytes of one direction for a given data capacity.
 constexpr std::size_t ring_bytes(std::size_t capacity) { return protocol::kRingDataAt + capacity; }
 
 // The largest body that a ring of this capacity takes; larger ones spill into an arena.

@@ -28,6 +28,9 @@ class Segment {
   // against shrinking and growing, so that nobody can truncate it under us.
   static Result<std::shared_ptr<Segment>> map(SegmentId id, UniqueFd fd, std::size_t bytes);
 
+  // What create() makes of a size: whole pages, at least one.
+  static std::size_t rounded(std::size_t bytes) noexcept;
+
   ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
