@@ -49,7 +49,7 @@ PARTS = (
     Part("from_cpp", "4 B from C++ on two CPUs", ("from_cpp.py",), from_cpp_table),
     Part("system_calls", "System calls of a 4 B request under load", ("system_calls.py",), system_calls_table),
     Part("stub_cost", "A stub with numpy beside a plain interpreter", ("stub_cost.py",), stub_cost_table),
-    Part("micro", "Ring, arena and codec alone", ("run_micro.py",), micro_table),
+    Part("micro", "Ring, arena, codec and copy alone", ("run_micro.py",), micro_table),
 )
 
 

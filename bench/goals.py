@@ -13,7 +13,7 @@ from report import markdown, size_text
 
 HAND_MADE = SharedMemoryPeer.name
 KIB, MIB = 1 << 10, 1 << 20
-# What counts as none, per request: a round of a thousand begins with a stub that has gone to sleep meanwhile.
+# What counts as none, per request: the machine has work of its own even in the best round of a thousand.
 NONE = 0.01
 
 Results = Mapping[str, Mapping[str, Any]]  # by part

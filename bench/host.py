@@ -51,7 +51,8 @@ def keep_to(cpus: int) -> bool:
 def keep_on(pid: int, cpus: Iterable[int]) -> None:
     """Pins a process, with the threads that it has now."""
     for thread in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(thread), cpus)
+        with contextlib.suppress(ProcessLookupError):  # it may end between the listing and here
+            os.sched_setaffinity(int(thread), cpus)
 
 
 @contextlib.contextmanager

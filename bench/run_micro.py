@@ -1,4 +1,4 @@
-"""What do the ring, the arena and the codec cost alone?
+"""What do the ring, the arena, the codec and the copy cost alone?
 
     python bench/run_micro.py [--quick] [--json FILE]
 
@@ -18,7 +18,7 @@ from client import built
 from peers import Unavailable
 from report import markdown
 
-PROGRAMS = ("ring_bench", "arena_bench", "codec_bench")
+PROGRAMS = ("ring_bench", "arena_bench", "codec_bench", "copy_bench")
 
 
 def measure(name: str, repetitions: int, seconds: float) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def micro_table(result: Mapping[str, Any]) -> str:
 def main() -> int:
     arguments = program.options(__doc__).parse_args()
     repetitions = arguments.rounds or (3 if arguments.quick else 7)
-    host.progress("ring, arena, codec")
+    host.progress("ring, arena, codec, copy")
     result: dict[str, Any]
     try:
         rows = [row for name in PROGRAMS for row in measure(name, repetitions, 0.05 if arguments.quick else 0.2)]

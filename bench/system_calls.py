@@ -2,10 +2,12 @@
 
     python bench/system_calls.py [--quick] [--preloaded] [--json FILE]
 
-None when both sides are awake; to see to that, each is kept on a CPU of its own. Rounds are short, since whatever else runs
-there puts one of them to sleep. The witness is the kernel's counter of raw_syscalls:sys_enter
-(perf_counter.py); where it can't be used, a preloaded library that counts the calls of libc's wrappers (call_counter.cc).
-Neither stops or wakes anybody; strace and ptrace would put each peer to sleep at each call of the other.
+None when both sides are awake; to see to that, each is kept on a CPU of its own, and since every round begins with a stub
+that fell asleep while the counter was started, what counts is what a round of twice as many requests does more. Rounds are
+short, since whatever else runs there puts one of them to sleep. The witness is the kernel's counter of
+raw_syscalls:sys_enter (perf_counter.py); where it can't be used, a preloaded library that counts the calls of libc's
+wrappers (call_counter.cc). Neither stops or wakes anybody; strace and ptrace would put each peer to sleep at each call of
+the other.
 """
 
 from __future__ import annotations
@@ -81,21 +83,24 @@ def witness_of(pids: Iterable[int]) -> Iterator[Witness]:
 
 
 def rows_of(load: str, server: int, stub: int, call: Callable[[int], object], rounds: int) -> list[dict[str, Any]]:
-    """Of each round what each process did more than in a round of none."""
-    done: list[Counts] = []
+    """Per request, what each process does more in a round of twice COUNT than in one of COUNT."""
+    once: list[Counts] = []
+    twice: list[Counts] = []
     with host.apart(server, stub), witness_of((server, stub)) as witness:
         call(5 * COUNT)
-        idle = counted(witness, lambda: None)
         for _ in range(rounds):
-            done.append(counted(witness, lambda: call(COUNT)))
+            once.append(counted(witness, lambda: call(COUNT)))
+            twice.append(counted(witness, lambda: call(2 * COUNT)))
+
+    def more(of: Callable[[list[int]], float], pids: Iterable[int], kind: int) -> float:
+        short, long = ([sum(one[pid][kind] for pid in pids) for one in done] for done in (once, twice))
+        return max(0.0, of(long) - of(short)) / COUNT
+
     rows = []
     for process, pid in (("server", server), ("stub", stub)):
-        each = [[max(0, a - b) / COUNT for a, b in zip(one[pid], idle[pid], strict=True)] for one in done]
-        best = min(each)
-        row = {"load": load, "process": process, "best": best[0], "p50": statistics.median(one[0] for one in each)}
-        rows.append(row | {"futexes": best[1], "yields": best[2]})
-    together = [sum(one[pid][0] - idle[pid][0] for pid in (server, stub)) / COUNT for one in done]
-    rows[0]["best_of_both"] = max(0, min(together))
+        row = {"load": load, "process": process, "best": more(min, [pid], 0), "p50": more(statistics.median, [pid], 0)}
+        rows.append(row | {"futexes": more(min, [pid], 1), "yields": more(min, [pid], 2)})
+    rows[0]["best_of_both"] = more(min, [server, stub], 0)
     return rows
 
 

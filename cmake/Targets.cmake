@@ -64,6 +64,19 @@ function(tensorferry_add_library name)
   endif()
 endfunction()
 
+# GoogleTest and the standard headers, precompiled once for all of the tests.
+function(tensorferry_precompile_test_headers target)
+  set(shared tensorferry_test_headers)
+  if(NOT TARGET ${shared})
+    file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/${shared}.cc" CONTENT "int main() {}\n")
+    add_executable(${shared} EXCLUDE_FROM_ALL "${PROJECT_BINARY_DIR}/${shared}.cc")
+    tensorferry_configure_target(${shared})
+    target_link_libraries(${shared} PRIVATE GTest::gmock Threads::Threads)
+    target_precompile_headers(${shared} PRIVATE ${TENSORFERRY_STD_HEADERS} <gmock/gmock.h> <gtest/gtest.h>)
+  endif()
+  target_precompile_headers(${target} REUSE_FROM ${shared})
+endfunction()
+
 # tensorferry_add_test(NAME SOURCES ... LINK targets... INCLUDE private include folders...)
 # One GoogleTest executable, its cases known to ctest one by one.
 function(tensorferry_add_test name)
@@ -74,7 +87,7 @@ function(tensorferry_add_test name)
   target_include_directories(${target} PRIVATE ${arg_INCLUDE})
   target_link_libraries(${target} PRIVATE ${arg_LINK} GTest::gmock_main Threads::Threads ${CMAKE_DL_LIBS})
   target_compile_definitions(${target} PRIVATE TENSORFERRY_TEST_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
-  target_precompile_headers(${target} PRIVATE ${TENSORFERRY_STD_HEADERS} <gmock/gmock.h> <gtest/gtest.h>)
+  tensorferry_precompile_test_headers(${target})
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
   # gtest_discover_tests takes lists apart, so that each property can carry one variable.
   set(environment "")

@@ -1,6 +1,7 @@
 #include "scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace tensorferry::server {
 
@@ -61,10 +62,11 @@ void Scheduler::close(Error why) {
 }
 
 void Scheduler::fail_queued(const Error& why) {
-  std::deque<std::shared_ptr<CallState>> failed;
+  std::vector<std::shared_ptr<CallState>> failed;
   {
     std::scoped_lock lock(mutex_);
-    failed.swap(queue_);
+    failed.assign(std::move_iterator(queue_.begin()), std::move_iterator(queue_.end()));
+    queue_.clear();
   }
   for (const auto& call : failed) {
     Error error = why;

@@ -10,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -93,8 +94,9 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   const SchedulerOptions options_;
   const ModelCounters seen_;  // from outside
 
-  mutable std::mutex mutex_;  // guards what follows
-  std::deque<std::shared_ptr<CallState>> queue_;
+  mutable std::mutex mutex_;                             // guards what follows
+  std::pmr::unsynchronized_pool_resource queue_memory_;  // so that a warm queue allocates nothing
+  std::pmr::deque<std::shared_ptr<CallState>> queue_{&queue_memory_};
   std::vector<Slot> slots_;
   std::vector<Batch> spare_batches_;
   std::optional<Error> closed_;

@@ -320,7 +320,7 @@ def fuzz_target(target: Path, seconds: int) -> int:
 
 def fuzz_targets() -> list[Path]:
     names = sorted(source.stem for source in (ROOT / "tests" / "fuzz").glob("*_fuzz.cc"))
-    return [BUILD / "fuzz" / "bin" / name for name in names]
+    return [BUILD / "asan" / "bin" / name for name in names]
 
 
 def fuzz_all(report: Report, seconds_each: int | None) -> None:
@@ -412,9 +412,8 @@ def verb_test(options: argparse.Namespace) -> int:
         report.check("build dev", build("dev"))
         report.check("each public header alone", build("dev", "all_verify_interface_header_sets"))
         installed = report.check("pip install", install_project() == 0)
-        report.check("build asan", build("asan"))
+        report.check("build asan, with the fuzz targets", build("asan"))
         report.check("build tsan", build("tsan", "tensorferry_transport_test"))
-        report.check("build fuzz", build("fuzz"))
     long_seeds = {"TENSORFERRY_LONG_TESTS": "1"} if options.all else {}
     with report.part("tests"):
         ctest(report, "dev")
@@ -455,7 +454,7 @@ def verb_fuzz(options: argparse.Namespace) -> int:
     if name not in targets:
         print("./dev fuzz NAME, one of: " + " ".join(targets), file=sys.stderr)
         return EXIT_USAGE
-    if not build("fuzz", targets[name].name):
+    if not build("asan", targets[name].name):
         return EXIT_FAILED
     return run([targets[name], "-help=1"], quiet=True) or fuzz_target(targets[name], options.seconds)
 

@@ -218,7 +218,7 @@ void set(const py::object& object, PyObject* name, const py::object& value) {
   if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) throw py::error_already_set();
 }
 
-py::object to_python(server::Tensor& tensor) {
+py::object answer_of(server::Tensor& tensor) {
   const AnswerTypes& types = answer_types();
   auto owned = std::make_unique<Owner>();
   owned->buffer = std::move(tensor.data);
@@ -297,7 +297,7 @@ py::object to_python(server::Response& response) {
       py::reinterpret_steal<py::object>(PyObject_CallObject(answer_types().response, nullptr));
   if (!result) throw py::error_already_set();
   for (server::Tensor& tensor : response.outputs) {
-    if (PyDict_SetItem(result.ptr(), py::str(tensor.name).ptr(), to_python(tensor).ptr()) != 0)
+    if (PyDict_SetItem(result.ptr(), py::str(tensor.name).ptr(), answer_of(tensor).ptr()) != 0)
       throw py::error_already_set();
   }
   if (!response.parameters.empty()) {

@@ -37,6 +37,22 @@ TEST(CopyPayload, CopiesAndCountsByKind) {
   EXPECT_EQ(counted.calls(CopyKind::Peer), 0u);
 }
 
+// Large copies go around the caches, line by line: with ends that lie anywhere.
+TEST(CopyPayload, OfALargeOneIsWholeAtAnyAlignment) {
+  constexpr std::size_t kBytes = (16 << 20) + 77;
+  std::vector<unsigned char> from(kBytes + 64);
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<unsigned char>(i * 7 / 5);
+  for (std::size_t to_at : {0, 1, 63}) {
+    for (std::size_t from_at : {0, 16, 33}) {
+      std::vector<unsigned char> to(kBytes + 66, 0xEE);
+      copy_payload(to.data() + 1 + to_at, from.data() + from_at, kBytes);
+      EXPECT_EQ(std::memcmp(to.data() + 1 + to_at, from.data() + from_at, kBytes), 0);
+      EXPECT_EQ(to[to_at], 0xEE) << "written before its begin";
+      EXPECT_EQ(to[1 + to_at + kBytes], 0xEE) << "written beyond its end";
+    }
+  }
+}
+
 TEST(CopyPayload, OfNothingTakesNullPointers) {
   Counted counted;
   copy_payload(nullptr, nullptr, 0);

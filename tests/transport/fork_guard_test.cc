@@ -14,6 +14,8 @@
 #include <string>
 #include <thread>
 
+#include "sanitized.h"
+
 namespace tensorferry {
 namespace {
 
@@ -176,9 +178,7 @@ TEST(ForkGuard, TheChildHoldsNothingOfTheParentsMemory) {
 
 // Without a pipe nobody could tell the parent to wait: better no child than a wrong one.
 TEST(ForkGuard, AChildThatCannotCopyEndsWithAMessageAndTheParentGoesOn) {
-#if defined(__SANITIZE_ADDRESS__)
-  GTEST_SKIP() << "the sanitizer's check of a virtual call needs a pipe of its own";
-#endif
+  if (kSanitized) GTEST_SKIP() << "the sanitizer's check of a virtual call needs a pipe of its own";
   testing::internal::CaptureStderr();
   const pid_t program = ::fork();
   if (program == 0) {

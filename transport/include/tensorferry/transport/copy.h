@@ -32,7 +32,7 @@ struct CopyCounts {
   }
 };
 
-// memcpy, counted. The ranges do not overlap. `kind` is Inline for tensors that travel inside a
+// memcpy, counted; around the caches where it is large. The ranges do not overlap. `kind` is Inline for tensors that travel inside a
 // message and Host for all others. Thread-safe.
 void copy_payload(void* to, const void* from, std::size_t bytes,
                   CopyKind kind = CopyKind::Host) noexcept;
