@@ -83,7 +83,7 @@ def witness_of(pids: Iterable[int]) -> Iterator[Witness]:
 
 
 def rows_of(load: str, server: int, stub: int, call: Callable[[int], object], rounds: int) -> list[dict[str, Any]]:
-    """Per request, what each process does more in a round of twice COUNT than in one of COUNT."""
+    """Per request, what each process does more in a round of twice COUNT than in the best one of COUNT."""
     once: list[Counts] = []
     twice: list[Counts] = []
     with host.apart(server, stub), witness_of((server, stub)) as witness:
@@ -94,7 +94,7 @@ def rows_of(load: str, server: int, stub: int, call: Callable[[int], object], ro
 
     def more(of: Callable[[list[int]], float], pids: Iterable[int], kind: int) -> float:
         short, long = ([sum(one[pid][kind] for pid in pids) for one in done] for done in (once, twice))
-        return max(0.0, of(long) - of(short)) / COUNT
+        return max(0.0, of(long) - min(short)) / COUNT
 
     rows = []
     for process, pid in (("server", server), ("stub", stub)):

@@ -64,7 +64,8 @@ function(tensorferry_add_library name)
   endif()
 endfunction()
 
-# GoogleTest and the standard headers, precompiled once for all of the tests.
+# GoogleTest and the standard headers, precompiled once for all of the tests: by an executable, since they are that and what
+# is precompiled serves only the same options.
 function(tensorferry_precompile_test_headers target)
   set(shared tensorferry_test_headers)
   if(NOT TARGET ${shared})

@@ -122,7 +122,8 @@ def test_system_calls_are_counted_in_both_processes_also_without_the_kernels_hel
     for arguments in ((), ("--preloaded",)):
         found = result(tmp_path, "system_calls.py", "--rounds", 5, *arguments, TENSORFERRY_BENCH_BIN=str(folder))
         assert {"server", "stub"} == {row["process"] for row in found["rows"]}
-        assert all(row[share] < 50 for row in found["rows"] for share in ("best", "p50"))  # of a round of a thousand
+        assert all(0 <= row["best"] <= row["p50"] for row in found["rows"])
+        assert all(row["p50"] < 50 for row in found["rows"])  # per request, and not of a whole round
         assert ("preloaded" in found["witness"]) or not arguments
 
 

@@ -3,6 +3,20 @@
 
 namespace tensorferry {
 
+// UndefinedBehaviorSanitizer's. GCC does not tell; our builds have it there together with
+// AddressSanitizer.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kVirtualCallsChecked = true;
+#elif defined(__has_feature)
+#if __has_feature(undefined_behavior_sanitizer)
+inline constexpr bool kVirtualCallsChecked = true;
+#else
+inline constexpr bool kVirtualCallsChecked = false;
+#endif
+#else
+inline constexpr bool kVirtualCallsChecked = false;
+#endif
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kSanitized = true;
 #elif defined(__has_feature)

@@ -32,8 +32,8 @@ struct CopyCounts {
   }
 };
 
-// memcpy, counted; around the caches where it is large. The ranges do not overlap. `kind` is Inline for tensors that travel inside a
-// message and Host for all others. Thread-safe.
+// memcpy, counted; around the caches where it is large. The ranges do not overlap. `kind` is Inline
+// for tensors that travel inside a message and Host for all others. Thread-safe.
 void copy_payload(void* to, const void* from, std::size_t bytes,
                   CopyKind kind = CopyKind::Host) noexcept;
 // A strided gather into C order, counted as one copy of the packed size. Strides in bytes.
