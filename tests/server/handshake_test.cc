@@ -146,7 +146,7 @@ TEST_F(HandshakeTest, AStartCanBeGivenUp) {
 }
 
 TEST_F(HandshakeTest, AnExitOrAClosedSocketBeforeHelloIsTold) {
-  EXPECT_THAT(run("sys.stderr.write('no licence'); os._exit(5)"),
+  EXPECT_THAT(run("print('no licence', file=sys.stderr, flush=True); os._exit(5)"),
               testing::AllOf(HasSubstr("exited with code 5"), HasSubstr("no licence")));
   EXPECT_THAT(run("s.close(); time.sleep(60)"), HasSubstr("its control socket was closed"));
 }
