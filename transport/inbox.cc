@@ -4,6 +4,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "futex.h"
@@ -251,6 +252,11 @@ bool Inbox::poll() {
   impl_->drain([] { return false; });
   impl_->stop_leading();
   return true;
+}
+
+void Inbox::settle(const Deadline& deadline) {
+  while (!poll() && !stopped() && !impl_->reader.drained() && !passed(deadline))
+    std::this_thread::yield();
 }
 
 void Inbox::serve_background() {

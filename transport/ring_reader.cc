@@ -28,6 +28,11 @@ bool RingReader::ready() const noexcept {
   return header_->tail.load(std::memory_order_acquire) != head_;
 }
 
+bool RingReader::drained() const noexcept {
+  return header_->tail.load(std::memory_order_acquire) ==
+         header_->head.load(std::memory_order_acquire);
+}
+
 Result<std::optional<RingRecord>> RingReader::peek() noexcept {
   auto record = next_record();
   if (!record || !*record || (*record)->kind != RecordKind::Pad) return record;

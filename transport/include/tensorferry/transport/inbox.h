@@ -53,6 +53,9 @@ class Inbox {
   void interrupt() noexcept;
   // Reads what is there without waiting, if nobody leads. Returns false if somebody else leads.
   bool poll();
+  // Returns when all that was committed before has been handled, here or by the thread that leads,
+  // or when the deadline has passed. A peer that lives may see to it that it passes.
+  void settle(const Deadline& deadline);
 
   // The body of the background thread: serves until stop(). One thread.
   void serve_background();

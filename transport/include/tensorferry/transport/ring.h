@@ -83,7 +83,7 @@ struct RingRecord {
   std::span<const std::byte> body;  // in shared memory: copy it once, then use the copy
 };
 
-// One thread at a time, but for wake(), wake_background() and the two background calls.
+// One thread at a time, but for drained(), wake(), wake_background() and the two background calls.
 class RingReader {
  public:
   RingReader(std::byte* memory, std::size_t capacity) noexcept;
@@ -97,6 +97,8 @@ class RingReader {
   void consume() noexcept;
   // True if something may be there to peek. Cheap: one load.
   bool ready() const noexcept;
+  // True if all that was committed so far has been consumed, as both sides say. From any thread.
+  bool drained() const noexcept;
 
   // A waiting thread: spins briefly and adaptively (pause, then sched_yield), then sleeps until a
   // record comes, the deadline passed or wake() was called. Spurious returns happen.
