@@ -24,7 +24,6 @@ void CallState::recycle() {
   late_.clear();
   on_done_ = {};
   scheduler_.reset();
-  std::scoped_lock lock(mutex_);
   link_.reset();
 }
 

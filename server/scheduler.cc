@@ -24,21 +24,19 @@ void Scheduler::stop() {
 }
 
 Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
-  {
-    std::scoped_lock lock(mutex_);
-    if (closed_) return std::unexpected(*closed_);
-    if (queue_.size() >= options_.max_queue) {
-      return std::unexpected(
-          Error{ErrorCode::QueueFull,
-                "the queue of model '" + options_.model + "' is full (" +
-                    std::to_string(options_.max_queue) +
-                    " requests): send fewer at a time, or raise max_queue_size in its config",
-                {options_.model, {}, call->request().id}});
-    }
-    queue_.push_back(call);
-    ++counts_.in_flight;
+  std::unique_lock lock(mutex_);
+  if (closed_) return std::unexpected(*closed_);
+  if (queue_.size() >= options_.max_queue) {
+    return std::unexpected(
+        Error{ErrorCode::QueueFull,
+              "the queue of model '" + options_.model + "' is full (" +
+                  std::to_string(options_.max_queue) +
+                  " requests): send fewer at a time, or raise max_queue_size in its config",
+              {options_.model, {}, call->request().id}});
   }
-  dispatch();
+  queue_.push_back(call);
+  ++counts_.in_flight;
+  dispatch(std::move(lock));
   return {};
 }
 
@@ -48,12 +46,10 @@ void Scheduler::forget(CallState& call) {
 }
 
 void Scheduler::set_link(std::size_t instance, std::shared_ptr<StubLink> link) {
-  {
-    std::scoped_lock lock(mutex_);
-    slots_[instance].link = std::move(link);
-    slots_[instance].inside = 0;
-  }
-  dispatch();
+  std::unique_lock lock(mutex_);
+  slots_[instance].link = std::move(link);
+  slots_[instance].inside = 0;
+  dispatch(std::move(lock));
 }
 
 void Scheduler::close(Error why) {
@@ -118,20 +114,15 @@ void Scheduler::executed(std::uint64_t execute_ns, std::uint64_t copied_bytes) n
 }
 
 void Scheduler::batch_done(std::size_t instance) noexcept {
-  {
-    std::scoped_lock lock(mutex_);
-    if (slots_[instance].inside > 0) --slots_[instance].inside;
-    if (queue_.empty()) return;
-  }
-  dispatch();
+  std::unique_lock lock(mutex_);
+  if (slots_[instance].inside > 0) --slots_[instance].inside;
+  dispatch(std::move(lock));
 }
 
 void Scheduler::give_back(Batch batch) noexcept {
-  {
-    std::scoped_lock lock(mutex_);
-    put_back(batch);
-  }
-  dispatch();
+  std::unique_lock lock(mutex_);
+  put_back(batch);
+  dispatch(std::move(lock));
 }
 
 void Scheduler::put_back(Batch& batch) {
@@ -225,22 +216,20 @@ bool Scheduler::next_batch(Batch& batch, std::size_t& instance, std::shared_ptr<
   return true;
 }
 
-void Scheduler::dispatch() {
+void Scheduler::dispatch(std::unique_lock<std::mutex> lock) {
   while (true) {
     Batch batch;
     std::size_t instance = 0;
     std::shared_ptr<StubLink> link;
     std::optional<TimePoint> again;
-    {
-      std::scoped_lock lock(mutex_);
-      if (!next_batch(batch, instance, link, again)) {
-        if (again && (!timer_at_ || *again < *timer_at_)) {
-          timer_at_ = again;
-          timer_changed_.notify_one();
-        }
-        return;
+    if (!next_batch(batch, instance, link, again)) {
+      if (again && (!timer_at_ || *again < *timer_at_)) {
+        timer_at_ = again;
+        timer_changed_.notify_one();
       }
+      return;
     }
+    lock.unlock();
     // Assigned first: the answer may be there before execute() returns.
     for (auto& execution : batch) static_cast<CallState&>(*execution).assign(link);
     auto sent = link->execute(batch);
@@ -250,7 +239,8 @@ void Scheduler::dispatch() {
       not_sent(batch, instance, link.get(), sent.error());
     }
     batch.clear();
-    std::scoped_lock lock(mutex_);
+    link.reset();  // maybe the last hold: not under the lock
+    lock.lock();
     spare_batches_.push_back(std::move(batch));
   }
 }
@@ -267,9 +257,8 @@ void Scheduler::run_timer() {
       continue;
     }
     timer_at_.reset();
-    lock.unlock();
-    dispatch();
-    lock.lock();
+    dispatch(std::move(lock));
+    lock = std::unique_lock(mutex_);
   }
 }
 

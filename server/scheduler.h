@@ -80,7 +80,8 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   };
   using TimePoint = std::chrono::steady_clock::time_point;
 
-  void dispatch();
+  // Sends what can be sent. Takes mutex_ locked, and unlocks it.
+  void dispatch(std::unique_lock<std::mutex> lock);
   // A batch that `instance` did not take: it goes back, or fails where it can't be sent to anybody.
   void not_sent(Batch& batch, std::size_t instance, const StubLink* link, const Error& why);
   void put_back(Batch& batch);  // under mutex_, to the front

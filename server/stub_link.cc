@@ -240,6 +240,7 @@ std::size_t StubLink::take_slot() {
 Result<void> StubLink::execute(Batch& batch) {
   host_->use();
   const std::uint64_t number = batch.front()->number();
+  const auto now = Clock::now();
   Span span(Phase::Send, number);
   if (span) span.set_bytes(input_bytes(batch));
   std::scoped_lock sending(send_mutex_);
@@ -251,15 +252,16 @@ Result<void> StubLink::execute(Batch& batch) {
     }
     RunningBatch running = new_batch();
     running.number = number;
-    running.since = std::chrono::steady_clock::now();
+    running.since = now;
     for (auto& execution : batch) {
       std::size_t slot = take_slot();
       in_flight_[slot] = {(execution->number() << 20) | slot, number, execution};
       running.slots.push_back(slot);
     }
     running_.push_back(std::move(running));
+    describe(batch, running_.back().slots);
   }
-  auto sent = send_batch(number, batch);
+  auto sent = send_batch(number, batch, now + kSendPatience);
   if (sent) return {};
   for (const auto& release : releases_) channel_->release_later(release.lease);
   const bool unsendable = sent.error().code == ErrorCode::OutOfSharedMemory ||
@@ -302,7 +304,7 @@ void StubLink::free_slot(std::size_t slot) {
   free_slots_.push_back(slot);
 }
 
-Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch) {
+void StubLink::describe(const Batch& batch, std::span<const std::size_t> slots) {
   requests_.clear();
   tensors_.clear();
   parameters_.clear();
@@ -318,27 +320,25 @@ Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch) {
   tensors_.reserve(tensors);
   parameters_.reserve(parameters);
   names_.reserve(names);
-  {
-    std::scoped_lock lock(mutex_);
-    auto it = std::ranges::find(running_, number, &RunningBatch::number);
-    if (it == running_.end()) return failure(ErrorCode::Unavailable, "the stub ended");
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-      describe(batch[i]->request(), in_flight_[it->slots[i]].number);
-    }
-  }
+  for (std::size_t i = 0; i < batch.size(); ++i)
+    describe(batch[i]->request(), in_flight_[slots[i]].number);
+}
+
+Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch,
+                                  const Deadline& deadline) {
   channel_->take_releases(releases_);
   protocol::Execute message;
   message.batch = number;
   message.requests = requests_;
   message.releases = releases_;
-  if ((batch.size() > kSurelySendable || parameters > kSurelySendable) &&
+  if ((batch.size() > kSurelySendable || parameters_.size() > kSurelySendable) &&
       encoded_bytes(message) > protocol::kMaxBodyBytes) {
     return failure(ErrorCode::InvalidArgument,
                    "a batch of " + std::to_string(batch.size()) + " requests with " +
-                       std::to_string(parameters) + " parameters is longer than the " +
+                       std::to_string(parameters_.size()) + " parameters is longer than the " +
                        std::to_string(protocol::kMaxBodyBytes) + " bytes of a message");
   }
-  return channel_->send(message, Urgency::Lazy, patience());
+  return channel_->send(message, Urgency::Lazy, deadline);
 }
 
 void StubLink::describe(const Request& request, std::uint64_t number) {

@@ -114,7 +114,9 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   void on_segment_dropped(SegmentId id) override;
 
   // Encoding of a batch; under send_mutex_.
-  Result<void> send_batch(std::uint64_t number, const Batch& batch);
+  Result<void> send_batch(std::uint64_t number, const Batch& batch, const Deadline& deadline);
+  // Under mutex_: the batch as a message has it, with what it lends.
+  void describe(const Batch& batch, std::span<const std::size_t> slots);
   void describe(const Request& request, std::uint64_t number);
   protocol::TensorRecord lend(const Tensor& input);
 

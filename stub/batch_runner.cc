@@ -109,7 +109,9 @@ bool BatchRunner::run(InboundBatch& batch, const BatchCallables& callables) {
       return false;
     if (!fail_all(batch, callables)) return false;
   }
-  return send(batch, Clock::now() - begin);
+  settle(batch);
+  put_together(batch, Clock::now() - begin);
+  return true;
 }
 
 // When it returns nobody but the model holds a request, response or tensor of the batch: only then
@@ -206,8 +208,13 @@ bool BatchRunner::plan_parameters(Response& response, PyObject* items) {
 
 bool BatchRunner::plan_tensor(Response& response, PyObject* object) {
   TensorObject* tensor = as_tensor(object);
-  std::string name = to_string(tensor->name);
-  if (name.size() > protocol::kMaxNameBytes) {
+  if (output_count_ == outputs_.size()) outputs_.emplace_back();
+  Output& output = outputs_[output_count_];
+  if (output.name_object.get() != tensor->name) {
+    output.name = to_string(tensor->name);
+    output.name_object = PyRef::borrow(tensor->name);
+  }
+  if (output.name.size() > protocol::kMaxNameBytes) {
     fail(response, ErrorCode::InvalidArgument,
          "an output's name has at most " + std::to_string(protocol::kMaxNameBytes) + " bytes");
     return true;
@@ -218,10 +225,8 @@ bool BatchRunner::plan_tensor(Response& response, PyObject* object) {
     fail(response, place->error().code, place->error().message);
     return true;
   }
-  if (output_count_ == outputs_.size()) outputs_.emplace_back();
-  Output& output = outputs_[output_count_++];
+  ++output_count_;
   ++response.count;
-  output.name = std::move(name);
   output.dtype = tensor->dtype;
   const auto shape = tensor_shape(tensor);
   output.shape.assign(shape.begin(), shape.end());
@@ -254,7 +259,24 @@ void BatchRunner::settle(const InboundBatch& batch) {
   }
 }
 
-void BatchRunner::put_together(protocol::Responses& message) {
+void BatchRunner::put_together(const InboundBatch& batch, std::chrono::nanoseconds execute_time) {
+  put_responses_together();
+  answer_ = {};
+  answer_.batch = batch.number;
+  answer_.batch_done = true;
+  answer_.responses = response_records_;
+  releases_.clear();
+  state().link->take_releases(releases_);
+  for (std::uint64_t lease : plan_.releases()) releases_.push_back({lease, {}});
+  answer_.releases = releases_;
+  answer_.execute_ns = static_cast<std::uint64_t>(execute_time.count());
+  const std::uint64_t copied = copy_counts().bytes_of(CopyKind::Host);
+  answer_.copied_bytes = copied - std::exchange(reported_copies_, copied);
+  // What it lends is the server's from here: a message that can't be sent ends the process.
+  plan_.sent();
+}
+
+void BatchRunner::put_responses_together() {
   tensor_records_.clear();
   response_records_.clear();
   parameter_records_.clear();
@@ -287,31 +309,15 @@ void BatchRunner::put_together(protocol::Responses& message) {
     record.parameters = std::span(parameter_records_).subspan(first_parameter);
     record.outputs = std::span(tensor_records_).subspan(first);
   }
-  message.responses = response_records_;
 }
 
-bool BatchRunner::send(const InboundBatch& batch, std::chrono::nanoseconds execute_time) {
-  settle(batch);
-  StubLink& link = *state().link;
-  protocol::Responses message;
-  message.batch = batch.number;
-  message.batch_done = true;
-  put_together(message);
-  releases_.clear();
-  link.take_releases(releases_);
-  for (std::uint64_t lease : plan_.releases()) releases_.push_back({lease, {}});
-  message.releases = releases_;
-  message.execute_ns = static_cast<std::uint64_t>(execute_time.count());
-  const std::uint64_t copied = copy_counts().bytes_of(CopyKind::Host);
-  message.copied_bytes = copied - std::exchange(reported_copies_, copied);
-  Span span(Phase::Respond, batch.number);
+Result<void> BatchRunner::send() {
+  if (!answer_.batch_done) return {};
+  Span span(Phase::Respond, answer_.batch);
   if (span) span.set_bytes(output_bytes());
-  PyThreadState* thread = PyEval_SaveThread();
-  auto sent = link.respond(message);
-  PyEval_RestoreThread(thread);
-  plan_.sent();
-  if (!sent) PyErr_SetString(PyExc_RuntimeError, sent.error().message.c_str());
-  return sent.has_value();
+  auto sent = state().link->respond(answer_);
+  answer_.batch_done = false;
+  return sent;
 }
 
 std::uint64_t BatchRunner::output_bytes() const {

@@ -21,7 +21,8 @@ struct BatchCallables {
   PyObject* wait_for = nullptr;    // awaitable → its result
 };
 
-// Reused from batch to batch, so that small ones allocate nothing once warm. Needs the GIL.
+// Reused from batch to batch, so that small ones allocate nothing once warm. One thread; but for
+// send() it needs the GIL.
 class BatchRunner {
  public:
   explicit BatchRunner(Holdings& holdings)
@@ -29,12 +30,17 @@ class BatchRunner {
         executions_(
             Counters::of_process().add("executions", {{"instance", holdings.link().instance()}})) {}
 
-  // False with an exception set when the process is to end (SystemExit, a lost link).
+  // What it answers waits for send(). False with an exception set when the process is to end
+  // (SystemExit).
   bool run(InboundBatch& batch, const BatchCallables& callables);
+  // Sends the answer of the last run, once; it may wait for room. An error: the link is of no more
+  // use.
+  Result<void> send();
 
  private:
   struct Output {
     std::string name;
+    PyRef name_object;  // whose text `name` is: mostly the same str as in the batch before
     DType dtype;
     std::vector<std::int64_t> shape;
     std::size_t place = 0;  // in the plan
@@ -56,8 +62,8 @@ class BatchRunner {
   bool plan_tensor(Response& response, PyObject* tensor);
   void fail(Response& response, ErrorCode code, std::string text);
   void settle(const InboundBatch& batch);
-  bool send(const InboundBatch& batch, std::chrono::nanoseconds execute_time);
-  void put_together(protocol::Responses& message);
+  void put_together(const InboundBatch& batch, std::chrono::nanoseconds execute_time);
+  void put_responses_together();
   std::uint64_t output_bytes() const;
   void clear();
 
@@ -68,6 +74,8 @@ class BatchRunner {
   std::size_t output_count_ = 0;
   std::uint64_t reported_copies_ = 0;  // bytes copied that the server knows of
 
+  // The answer, and what it refers to.
+  protocol::Responses answer_;
   std::vector<protocol::TensorRecord> tensor_records_;
   std::vector<protocol::ResponseRecord> response_records_;
   std::vector<protocol::Parameter> parameter_records_;

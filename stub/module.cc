@@ -59,7 +59,14 @@ PyObject* serve(PyObject*, PyObject* args) {
     return nullptr;
   static auto* runner = new BatchRunner(*state().holdings);
   while (true) {
-    auto event = without_gil([] { return state().link->wait({}); });
+    std::optional<Event> event;
+    // Answers and waits for what comes next; the GIL is let go of once.
+    auto sent = without_gil([&] {
+      auto answered = runner->send();
+      if (answered) event = state().link->wait({});
+      return answered;
+    });
+    if (!sent) return raise(sent.error());
     if (!event) continue;
     if (auto* command = std::get_if<Command>(&*event)) {
       return Py_BuildValue("(sNN)", name_of(command->kind), text(command->first).release(),

@@ -95,26 +95,37 @@ std::optional<double> seconds_of(PyObject* timeout) {
   return seconds;
 }
 
-// Waits for the answer. A signal's exception ends it and cancels the request.
-void wait_for(Call& call, const Deadline& deadline) {
-  while (true) {
-    bool answered = false;
-    {
-      py::gil_scoped_release released;
-      const auto slice = Clock::now() + kSignalSlice;
-      answered = call.wait(deadline && *deadline < slice ? *deadline : slice);
-    }
-    if (answered) return;
+// Without the GIL: waits until signals are to be looked at again.
+bool wait_a_slice(Call& call, const Deadline& deadline) {
+  const auto slice = Clock::now() + kSignalSlice;
+  return call.wait(deadline && *deadline < slice ? *deadline : slice);
+}
+
+// Submits and waits for the answer; the GIL is let go of once where that comes soon. A signal's
+// exception ends the wait and cancels the request.
+Call submit_and_wait(Model& model, Request& request, const Deadline& deadline) {
+  Result<Call> submitted;
+  bool answered = false;
+  {
+    py::gil_scoped_release released;
+    submitted = model.submit(std::move(request));
+    if (submitted) answered = wait_a_slice(*submitted, deadline);
+  }
+  Call call = value_of(std::move(submitted));
+  while (!answered) {
     if (PyErr_CheckSignals() != 0) {
       call.cancel(ErrorCode::Cancelled, "the caller was interrupted");
       throw py::error_already_set();
     }
-    if (!passed(deadline)) continue;
     py::gil_scoped_release released;
-    call.cancel(ErrorCode::DeadlineExceeded,
-                "no answer within the request's timeout; it was cancelled");
-    return;
+    if (passed(deadline)) {
+      call.cancel(ErrorCode::DeadlineExceeded,
+                  "no answer within the request's timeout; it was cancelled");
+      break;
+    }
+    answered = wait_a_slice(call, deadline);
   }
+  return call;
 }
 
 constexpr const char* kModel = "tensorferry.model";
@@ -134,8 +145,7 @@ py::object infer(Model& model, PyObject* const* args) {
   Deadline deadline;
   if (arguments.timeout) deadline = Clock::now() + to_duration(*arguments.timeout);
   fill(model, room->request, room->given, arguments);
-  Call call = submit_request(model, room->request);
-  wait_for(call, deadline);
+  Call call = submit_and_wait(model, room->request, deadline);
   auto taken = call.take(room->response);
   if (!taken) raise(taken.error());
   return to_python(room->response);
