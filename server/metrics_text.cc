@@ -8,7 +8,7 @@ namespace tensorferry::server {
 namespace {
 
 // Label values: backslash, quote and newline are escaped.
-std::string quoted(std::string_view value) {
+std::string in_quotes(std::string_view value) {
   std::string text = "\"";
   for (char c : value) {
     if (c == '\\' || c == '"') text += '\\';
@@ -47,11 +47,11 @@ class Text {
 };
 
 std::string label(const ModelStatistics& model) {
-  return "model=" + quoted(model.name) + ",version=" + quoted(std::to_string(model.version));
+  return "model=" + in_quotes(model.name) + ",version=" + in_quotes(std::to_string(model.version));
 }
 
 std::string label(const ModelStatistics& model, const InstanceStatistics& instance) {
-  return label(model) + ",instance=" + quoted(instance.name);
+  return label(model) + ",instance=" + in_quotes(instance.name);
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ std::string label(const ModelStatistics& model, const InstanceStatistics& instan
 std::string metrics_text(std::span<const ModelStatistics> models, const CopyCounts& copies) {
   Text text;
   text.family("tensorferry_build_info", "gauge", "Version and build of the server.");
-  text.sample("version=" + quoted(kVersion) + ",build=" + quoted(kBuildId), 1);
+  text.sample("version=" + in_quotes(kVersion) + ",build=" + in_quotes(kBuildId), 1);
   text.family("tensorferry_requests_total", "counter", "Requests that ended, by outcome.");
   for (const auto& model : models) {
     text.sample(label(model) + ",outcome=\"success\"", model.succeeded);
@@ -98,7 +98,7 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
   }
   text.family("tensorferry_copied_bytes_total", "counter", "Payload copied, by process and kind.");
   for (std::size_t kind = 0; kind < kCopyKinds; ++kind) {
-    text.sample("process=\"server\",kind=" + quoted(to_string(static_cast<CopyKind>(kind))),
+    text.sample("process=\"server\",kind=" + in_quotes(to_string(static_cast<CopyKind>(kind))),
                 copies.bytes[kind]);
   }
   for (const auto& model : models) {
