@@ -1,6 +1,7 @@
 #include "trace_file.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <tensorferry/transport/fork_guard.h>
 #include <unistd.h>
@@ -104,6 +105,7 @@ class TraceFile final : private ForkParticipant {
   void start_flusher();
   void open();
   void write(std::string_view text);
+  bool fits(std::size_t more) const noexcept;
   void fail(const std::string& what) noexcept;
   std::string name_event() const;
 
@@ -199,12 +201,23 @@ void TraceFile::open() {
 
 void TraceFile::write(std::string_view text) {
   if (file_.get() >= 0 && !file_.is_ours()) return fail("its file was closed by the program");
+  if (file_.get() >= 0 && !fits(text.size()))
+    return fail("its file would outgrow what a file may have (ulimit -f)");
   while (file_.get() >= 0 && !text.empty()) {
     const ssize_t written = ::write(file_.get(), text.data(), text.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return fail(std::string("writing: ") + std::strerror(errno));
     text.remove_prefix(static_cast<std::size_t>(written));
   }
+}
+
+// Writing past the limit would kill the program (SIGXFSZ).
+bool TraceFile::fits(std::size_t more) const noexcept {
+  rlimit limit{};
+  struct stat file{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return true;
+  return ::fstat(file_.get(), &file) == 0 &&
+         static_cast<std::uint64_t>(file.st_size) + more <= limit.rlim_cur;
 }
 
 void TraceFile::fail(const std::string& what) noexcept {

@@ -1,6 +1,7 @@
 // A process that traces is a child of the test's: what it wrote is looked at when it has ended.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <tensorferry/transport/trace.h>
@@ -224,6 +225,21 @@ TEST_F(TraceTest, AFolderThatCannotBeMadeIsSaidOnceAndTheProcessGoesOn) {
   const std::string said = testing::internal::GetCapturedStderr();
   EXPECT_THAT(said, HasSubstr("the trace of process"));
   EXPECT_EQ(said.find("the trace"), said.rfind("the trace"));
+}
+
+TEST_F(TraceTest, ATraceEndsBeforeTheLimitOfAFilesSizeWhichWouldKillTheProgram) {
+  constexpr rlim_t kLimit = 256 << 10;
+  testing::internal::CaptureStderr();
+  const pid_t child = start([] {
+    const rlimit limit{kLimit, kLimit};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    for (std::uint64_t i = 0; i < 5000; ++i) Span span(Phase::Wait, i);
+    std::exit(trace_sinks() == 0 ? 0 : 1);
+  });
+  EXPECT_EQ(end_of(child), 0);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("ulimit -f"));
+  EXPECT_GT(the_lines().size(), 1u);
+  EXPECT_LE(fs::file_size(files().at(0)), kLimit);
 }
 
 TEST_F(TraceTest, AProgramThatClosesOurFileGetsNoTraceIntoItsOwn) {
