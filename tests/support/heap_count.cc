@@ -8,9 +8,13 @@ thread_local std::size_t allocations = 0;
 }  // namespace
 
 #ifndef TENSORFERRY_HEAP_IS_NOT_COUNTED
-void* operator new(std::size_t bytes) {
+// All that a plain delete may be given: a sanitizer's own would not take what these hand out.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   ++allocations;
-  void* memory = std::malloc(bytes == 0 ? 1 : bytes);
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
+void* operator new(std::size_t bytes) {
+  void* memory = operator new(bytes, std::nothrow);
   if (!memory) throw std::bad_alloc();
   return memory;
 }
