@@ -15,7 +15,9 @@ def errors_found(model: str, folder: Path, *defines: str) -> int:
     """How many errors an exhaustive search finds (it stops at the first)."""
     if shutil.which("spin") is None:
         pytest.skip("the model checker is not installed (Debian: spin)")
-    subprocess.run(["spin", "-a", *defines, str(Path(__file__).with_name(model))], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        ["spin", "-a", *defines, str(Path(__file__).with_name(model))], cwd=folder, check=True, capture_output=True
+    )
     subprocess.run(["cc", "-O1", "-w", "-DSAFETY", "-o", "pan", "pan.c"], cwd=folder, check=True)
     report = subprocess.run(["./pan", "-m100000"], cwd=folder, check=True, capture_output=True, text=True).stdout
     assert "max search depth too small" not in report
