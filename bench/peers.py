@@ -91,7 +91,7 @@ def _bytes_worker(pipe: multiprocessing.connection.Connection, memory: shared_me
 
 
 class SharedMemoryPeer(_ProcessPeer):
-    """shared_memory + Pipe: the best hand-made one. One copy in, a view out, sizes through the pipe.
+    """shared_memory + Pipe: what people make by hand. One copy in, a view out, sizes through the pipe.
 
     It does less than it might: any other dtype or shape, a second array, an error or an answer that outlives the next call
     would need more words. With `slots`, so many can be in flight.

@@ -25,7 +25,7 @@ function(tensorferry_configure_target target)
 endfunction()
 
 # Standard headers that nearly every file of ours includes, compiled once. A file that relies on this instead of its own
-# includes fails to build in the presets without precompiled headers (release, tidy), and in pip's build.
+# includes fails to build in the presets without precompiled headers (release, tidy).
 set(TENSORFERRY_STD_HEADERS
     <algorithm> <atomic> <chrono> <cstdint> <expected> <functional> <map> <memory> <mutex> <optional> <span> <string>
     <string_view> <thread> <unordered_map> <utility> <vector>)

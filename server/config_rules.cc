@@ -17,9 +17,8 @@ using Severity = Diagnostic::Severity;
 
 constexpr std::int64_t kMaxInstances = 1024;  // processes of one model
 constexpr std::string_view kOurs = "TENSORFERRY_";
-constexpr std::string_view kOurParameters[] = {"TENSORFERRY_PYTHON",
-                                               "TENSORFERRY_EXECUTE_TIMEOUT_S",
-                                               "TENSORFERRY_SLOW_EXECUTE_S", "TENSORFERRY_DOMAIN"};
+constexpr std::string_view kOurParameters[] = {
+    "TENSORFERRY_PYTHON", "TENSORFERRY_EXECUTE_TIMEOUT_S", "TENSORFERRY_SLOW_EXECUTE_S"};
 
 // What holds for a use: its own decision, else the nearest parent's.
 const Field& decider(const FieldUse& use) {

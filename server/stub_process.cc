@@ -111,6 +111,26 @@ std::string ExitStatus::describe() const {
          (name ? " (SIG" + std::string(name) + ")" : "");
 }
 
+std::string ExitStatus::advice() const {
+  switch (signal) {
+    case 0:
+      return "The model, or a library that it uses, ended its process.";
+    case SIGKILL:
+      return "If nobody killed it, the kernel did for want of memory (see dmesg): give it more, or "
+             "lower the model's batch size or count of instances.";
+    case SIGSEGV:
+    case SIGBUS:
+    case SIGILL:
+    case SIGFPE:
+    case SIGABRT:
+      return "Native code that the model called crashed; its last words have Python's stack of "
+             "that "
+             "moment.";
+    default:
+      return "Somebody sent it that signal.";
+  }
+}
+
 Result<StubProcess> StubProcess::spawn(const StubCommand& command, UniqueFd control) {
   auto out = make_pipe();
   if (!out) return std::unexpected(out.error());

@@ -27,6 +27,8 @@ struct ExitStatus {
   int signal = 0;
   // "was killed by signal 9 (SIGKILL)", "exited with code 3"
   std::string describe() const;
+  // A sentence with where to look, for an end that nobody of ours asked for.
+  std::string advice() const;
 };
 
 // Leads a process group of its own; everything that it started is killed with it. Used by the one

@@ -316,6 +316,8 @@ Error StubSession::ended(const std::string& reason) {
   error.context = {options_.model, options_.instance, {}};
   error.message = "Stub process '" + options_.instance + "' is not healthy. It " +
                   (reason.empty() ? status.describe() : "was ended: " + reason) + ".";
+  const bool greeted = link_ != nullptr;  // before, it is the launcher that ends, and says why
+  if (reason.empty() && greeted) error.message += " " + status.advice();
   if (std::string words = stderr_.last_words(); !words.empty())
     error.message += " Its last words on stderr:\n" + words;
   socket_->shutdown();
