@@ -14,6 +14,7 @@
     x[:] = 1
     here.send({"x": x})                            # x is given: read-only from now on
     y = here.recv()["x"]                           # yours, writable
+    here.close()                                   # ends the worker's loop
 
 An array from `empty`, or one that was received, is *given* by `send`: it moves without a copy, becomes read-only here,
 and giving it twice is an error. Any other array is copied once, before `send` returns, and never touched again.

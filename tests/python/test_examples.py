@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
+import textwrap
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from interpreters import packages_for
 from numpy.typing import NDArray
 
 import tensorferry
+import tensorferry.transport
 from tensorferry import _server, errors
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -183,6 +187,39 @@ def test_embedded_python_prints_what_it_claims() -> None:
     assert "INVALID_ARG: " in said
     assert "INPUT1" in said
     assert "bytes copied in the model's process: 0" in said
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_two_processes_exchange_what_they_claim(method: str) -> None:
+    said = run(EXAMPLES / "bare_transport" / "two_processes.py", method)
+    assert f"{method}: moved there and back: [42. 42. 42.]" in said
+    assert f"{method}: copied there, moved back: [8186 8188 8190] 1.0" in said
+
+
+ROOT = EXAMPLES.parent
+
+
+def shown_in(page: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    return str(blocks[0])
+
+
+def shown_in_docstring(module: ModuleType) -> str:
+    indented = [line for line in (module.__doc__ or "").splitlines() if not line or line.startswith("    ")]
+    return textwrap.dedent("\n".join(indented))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [shown_in("README.md"), shown_in("docs/transport.md"), shown_in_docstring(tensorferry.transport)],
+    ids=["README", "docs/transport", "tensorferry.transport"],
+)
+def test_what_a_page_shows_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    run(script)
 
 
 def test_every_example_is_named_where_a_reader_looks() -> None:
