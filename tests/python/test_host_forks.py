@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -62,3 +65,108 @@ def test_a_forked_child_that_closes_its_server_ends_no_stub(site: Site) -> None:
     assert alive(pid)
     assert np.all(site.ask("m", 7) == 7)
     site.assert_sound()
+
+
+HOST = """
+import atexit, gc, os, signal, sys, threading, time
+from pathlib import Path
+import numpy as np
+from site_of_models import Site, until
+from tensorferry import errors
+
+site = Site(Path(sys.argv[1]))
+server, model = site.server, site.server.model("m")
+gate = site.folder.parent / "gate"
+gone = server.model("gone")
+server.unload("gone")
+
+answer = site.ask("m", 3, 1 << 16)
+given = model.empty(1 << 16, np.float32)
+given[:] = 4
+future = model.infer_async({"IN": np.full(1 << 16, 5, np.float32)}, request_id="held")
+there = server.model("other").infer_async({"IN": np.full(1 << 16, 7, np.float32)})
+assert until(there.done)
+waiting = threading.Thread(target=lambda: site.ask("m", 6, 1 << 16))
+waiting.start()
+pids = [site.pid("m"), site.pid("other")]
+
+
+def done(child):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    return "hangs"
+
+
+child = os.fork()
+if child == 0:
+    atexit.register(lambda: os.write(1, b"the child's handlers ran\\n"))
+    HOW
+print("child:", done(child), flush=True)
+gate.touch()
+assert np.all(np.asarray(future.result(30)["OUT"]) == 5)
+waiting.join()
+assert np.all(answer == 3)
+assert np.all(np.asarray(model.infer({"IN": given}, timeout=30)["OUT"]) == 4)
+for i in range(20):
+    assert np.all(site.ask("m", i, 1 << 16) == i)
+assert [site.pid("m"), site.pid("other")] == pids
+assert site.restarts("m") == 0
+assert np.all(np.asarray(there.result()["OUT"]) == 7)
+del future, answer, given, there
+site.assert_sound()
+site.close()
+print("the parent served on")
+"""
+
+HELD_AT_THE_GATE = """
+class TritonPythonModel:
+    def execute(self, requests):
+        if requests[0].request_id() == "held":
+            await_file({gate!r})
+        return answers(requests)
+"""
+
+HELD = "future, there, answer, given"
+RAN = "the child's handlers ran\n"
+CHILDREN = [
+    pytest.param("sys.exit(3)", RAN + "child: 3", id="exits"),
+    pytest.param(f"del site, server, model, gone, {HELD}; gc.collect(); sys.exit(0)", RAN + "child: 0", id="drops"),
+    pytest.param("server.close(); site.close(); sys.exit(0)", RAN + "child: 0", id="closes"),
+    pytest.param("raise RuntimeError('in the child')", RAN + "child: 1", id="raises"),
+    pytest.param("signal.raise_signal(signal.SIGTERM)", f"child: {-signal.SIGTERM}", id="is told to end"),
+    pytest.param("answer[:] = 0; given[:] = 0; sys.exit(0)", RAN + "child: 0", id="writes"),
+    pytest.param("future.cancel(); sys.exit(0)", RAN + "child: 0", id="cancels"),
+    pytest.param(
+        """
+    assert future.done()
+    assert np.all(np.asarray(there.result()["OUT"]) == 7)
+    try:
+        future.result()
+    except errors.Closed as error:
+        sys.exit("fork" not in str(error))
+    """,
+        RAN + "child: 0",
+        id="asks for answers",
+    ),
+    pytest.param(
+        "sys.exit(bool(server.models or server.statistics() or server.ready() or model.ready()))",
+        RAN + "child: 0",
+        id="asks what is served",
+    ),
+]
+
+
+@pytest.mark.parametrize(("how", "said"), CHILDREN)
+def test_a_forked_child_that_ends_in_any_way_touches_nothing(site: Site, how: str, said: str) -> None:
+    site.add("m", HELD_AT_THE_GATE.format(gate=str(site.folder.parent / "gate")))
+    site.add("gone", IDENTITY)
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    command = [sys.executable, "-c", HOST.replace("HOW", how), site.folder]
+    host = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert host.stdout == said + "\nthe parent served on\n", host.stderr
+    assert host.returncode == 0
