@@ -67,28 +67,12 @@ def test_a_forked_child_that_closes_its_server_ends_no_stub(site: Site) -> None:
     site.assert_sound()
 
 
-HOST = """
+PROLOGUE = """
 import atexit, gc, os, signal, sys, threading, time
 from pathlib import Path
 import numpy as np
 from site_of_models import Site, until
 from tensorferry import errors
-
-site = Site(Path(sys.argv[1]))
-server, model = site.server, site.server.model("m")
-gate = site.folder.parent / "gate"
-gone = server.model("gone")
-server.unload("gone")
-
-answer = site.ask("m", 3, 1 << 16)
-given = model.empty(1 << 16, np.float32)
-given[:] = 4
-future = model.infer_async({"IN": np.full(1 << 16, 5, np.float32)}, request_id="held")
-there = server.model("other").infer_async({"IN": np.full(1 << 16, 7, np.float32)})
-assert until(there.done)
-waiting = threading.Thread(target=lambda: site.ask("m", 6, 1 << 16))
-waiting.start()
-pids = [site.pid("m"), site.pid("other")]
 
 
 def done(child):
@@ -102,6 +86,32 @@ def done(child):
     return "hangs"
 
 
+site = Site(Path(sys.argv[1]))
+server, model = site.server, site.server.model("m")
+"""
+
+
+def run_host(site: Site, source: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, so that its children may end like a program does."""
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    command = [sys.executable, "-c", PROLOGUE + source, site.folder]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+ONE_CHILD = """
+gate = site.folder.parent / "gate"
+gone = server.model("gone")
+server.unload("gone")
+
+answer = site.ask("m", 3, 1 << 16)
+given = model.empty(1 << 16, np.float32)
+given[:] = 4
+future = model.infer_async({"IN": np.full(1 << 16, 5, np.float32)}, request_id="held")
+there = server.model("other").infer_async({"IN": np.full(1 << 16, 7, np.float32)})
+assert until(there.done)
+waiting = threading.Thread(target=lambda: site.ask("m", 6, 1 << 16))
+waiting.start()
+pids = [site.pid("m"), site.pid("other")]
 child = os.fork()
 if child == 0:
     atexit.register(lambda: os.write(1, b"the child's handlers ran\\n"))
@@ -165,8 +175,68 @@ CHILDREN = [
 def test_a_forked_child_that_ends_in_any_way_touches_nothing(site: Site, how: str, said: str) -> None:
     site.add("m", HELD_AT_THE_GATE.format(gate=str(site.folder.parent / "gate")))
     site.add("gone", IDENTITY)
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    command = [sys.executable, "-c", HOST.replace("HOW", how), site.folder]
-    host = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    host = run_host(site, ONE_CHILD.replace("HOW", how))
     assert host.stdout == said + "\nthe parent served on\n", host.stderr
     assert host.returncode == 0
+
+
+CHILDREN_UNDER_TRAFFIC = """
+over, unharmed = threading.Event(), []
+held = [site.ask("m", 9, 1 << 16) for _ in range(4)]
+pids = [site.pid("m"), site.pid("other")]
+
+
+def call(value):
+    mine = []
+    while not over.is_set():
+        x = model.empty((4, 1 << 14, 1 << 18)[len(mine) % 3], np.float32)
+        x[:] = value
+        mine.append(np.asarray(model.infer_async({"IN": x}).result(30)["OUT"]))
+        assert np.all(mine[-1] == value)
+        server.statistics()
+        del mine[:-5]
+    unharmed.append(value)
+
+
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except errors.Closed as error:
+        assert "fork" in str(error)
+    else:
+        raise AssertionError(call)
+
+
+callers = [threading.Thread(target=call, args=(value,)) for value in range(3)]
+for caller in callers:
+    caller.start()
+codes = []
+for _ in range(12):
+    child = os.fork()
+    if child == 0:
+        refused(model.infer, {"IN": np.ones(4, np.float32)})
+        refused(model.empty, 1 << 16)
+        refused(server.load, "m")
+        refused(server.unload, "m")
+        assert all(np.all(array == 9) for array in held)
+        held[0][:] = 1
+        del held, server, model, site
+        gc.collect()
+        sys.exit(4)
+    codes.append(done(child))
+over.set()
+for caller in callers:
+    caller.join()
+assert all(np.all(array == 9) for array in held)
+assert [site.pid("m"), site.pid("other")] == pids
+held.clear()
+site.assert_sound()
+site.close()
+print(codes, sorted(unharmed))
+"""
+
+
+def test_children_that_are_forked_while_threads_call_end_in_the_usual_way(site: Site) -> None:
+    site.add("m", IDENTITY)
+    host = run_host(site, CHILDREN_UNDER_TRAFFIC)
+    assert host.stdout == f"{[4] * 12} [0, 1, 2]\n", host.stderr
