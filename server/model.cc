@@ -1,6 +1,7 @@
 #include <tensorferry/server/model.h>
 
 #include "call_state.h"
+#include "memory_options.h"
 #include "model_slot.h"
 #include "model_state.h"
 
@@ -9,16 +10,21 @@ namespace tensorferry::server {
 Call::Call(std::shared_ptr<CallState> state, std::shared_ptr<ModelState> model)
     : state_(std::move(state)), model_(std::move(model)) {}
 
-bool Call::wait(const Deadline& deadline) { return !state_ || state_->wait(deadline); }
-bool Call::done() const noexcept { return !state_ || state_->done(); }
+bool Call::wait(const Deadline& deadline) { return done() || state_->wait(deadline); }
+bool Call::done() const noexcept { return !state_ || state_->done() || model_->forked(); }
 Result<void> Call::take(Response& response) {
   expects(state_ != nullptr, "take() comes once");
-  Result<void> taken = state_->take(response);
-  model_->recycle(std::move(state_));
-  return taken;
+  std::shared_ptr<CallState> state = std::move(state_);
+  if (!model_->forked()) {
+    Result<void> taken = state->take(response);
+    model_->recycle(std::move(state));
+    return taken;
+  }
+  // What was there at the fork is the child's too; the rest is its parent's business.
+  return state->done() ? state->take(response) : std::unexpected(void_after_fork(model_->name()));
 }
 void Call::cancel(ErrorCode code, std::string why) {
-  if (state_) state_->cancel(code, std::move(why));
+  if (!done()) state_->cancel(code, std::move(why));
 }
 
 Model::Model(std::shared_ptr<ModelSlot> slot) : slot_(std::move(slot)) {}

@@ -1,7 +1,5 @@
 #include "model_state.h"
 
-#include <tensorferry/transport/fork_guard.h>
-
 #include <nlohmann/json.hpp>
 
 #include "execution_env.h"
@@ -77,7 +75,7 @@ Result<std::shared_ptr<ModelState>> ModelState::load(
 }
 
 ModelState::~ModelState() {
-  if (fork_generation() == generation_) unload(std::chrono::milliseconds(0));
+  if (!forked()) unload(std::chrono::milliseconds(0));
 }
 
 std::vector<ModelState::Placement> ModelState::placements() const {
@@ -212,7 +210,7 @@ void ModelState::unload(std::chrono::milliseconds drain_timeout) {
 }
 
 bool ModelState::ready() const noexcept {
-  if (unloading_.load()) return false;
+  if (forked() || unloading_.load()) return false;
   for (const auto& instance : instances_) {
     if (instance->ready()) return true;
   }
@@ -220,7 +218,7 @@ bool ModelState::ready() const noexcept {
 }
 
 Result<Buffer> ModelState::allocate(std::size_t bytes) {
-  if (fork_generation() != generation_) return std::unexpected(void_after_fork(source_.name));
+  if (forked()) return std::unexpected(void_after_fork(source_.name));
   if (bytes < protocol::kInlineBelowBytes) return Buffer::ordinary(bytes);
   auto buffer = host_->allocate(bytes);
   if (!buffer) buffer.error().context.model = source_.name;
@@ -246,7 +244,7 @@ void ModelState::recycle(std::shared_ptr<CallState> call) {
 
 Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
                                                       std::function<void()>& on_done) {
-  if (fork_generation() != generation_) return std::unexpected(void_after_fork(source_.name));
+  if (forked()) return std::unexpected(void_after_fork(source_.name));
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
   for (Tensor& input : request.inputs) {

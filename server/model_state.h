@@ -3,6 +3,7 @@
 
 #include <tensorferry/server/model.h>
 #include <tensorferry/server/options.h>
+#include <tensorferry/transport/fork_guard.h>
 
 #include <atomic>
 #include <filesystem>
@@ -52,6 +53,9 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   std::int64_t version() const noexcept { return source_.version; }
   const ModelConfig& config() const noexcept { return source_.config; }
   bool ready() const noexcept;
+  // In a child of the process that loaded it: its locks may be held for ever, its rings are its
+  // parent's.
+  bool forked() const noexcept { return fork_generation() != generation_; }
   ModelStatistics statistics() const;
   // Gives idle memory back if the model was not used since the last call; true when it should be
   // called again after a while. Never waits for a stub. One thread at a time.

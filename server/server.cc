@@ -187,8 +187,9 @@ Result<Model> Server::model(const std::string& name, std::optional<std::int64_t>
 }
 
 std::vector<std::string> Server::model_names() const {
-  std::shared_lock lock(impl_->mutex);
   std::vector<std::string> names;
+  if (!impl_->alive()) return names;
+  std::shared_lock lock(impl_->mutex);
   names.reserve(impl_->models.size());
   for (const auto& entry : impl_->models) names.push_back(entry.first);
   return names;

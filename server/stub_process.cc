@@ -1,5 +1,7 @@
 #include "stub_process.h"
 
+#include <tensorferry/transport/deadline.h>
+
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,14 +11,20 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
-#include <vector>
+#include <fstream>
+#include <sstream>
+#include <thread>
 
 namespace tensorferry::server {
 namespace {
 
 // Where the stub finds its control socket; launch.py is told the number.
 constexpr int kControlFd = 3;
+// How long a restart waits for processes that were killed: with much memory or a GPU they take
+// seconds to end.
+constexpr std::chrono::seconds kLongestExit{10};
 
 struct Pipe {
   UniqueFd read, write;
@@ -94,12 +102,32 @@ Result<UniqueFd> above_standard(UniqueFd fd) {
   return UniqueFd(moved);
 }
 
-// A killed process goes in its own time; a restart must not meet what the last stub left. Bounded,
-// since a PID 1 that doesn't reap would keep zombies in the group for ever.
-void await_group_gone(pid_t group) noexcept {
-  constexpr int kTries = 500;
-  const timespec pause{0, 1'000'000};
-  for (int i = 0; i < kTries && ::kill(-group, 0) == 0; ++i) ::nanosleep(&pause, nullptr);
+// Also reaps what became ours when its parent died: a server may be its container's init.
+bool group_is_empty(pid_t group) noexcept {
+  while (::waitpid(-group, nullptr, WNOHANG) > 0) {
+  }
+  return ::kill(-group, 0) != 0;
+}
+
+// Without zombies, which a PID 1 that doesn't reap would keep for ever.
+std::vector<pid_t> running_members(pid_t group) {
+  std::vector<pid_t> result;
+  std::error_code error;
+  std::filesystem::directory_iterator entry("/proc", error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    std::ifstream file(entry->path() / "stat");
+    std::string line;
+    std::getline(file, line);
+    const auto name_end = line.rfind(')');  // the name itself may hold anything
+    if (name_end == std::string::npos) continue;
+    std::istringstream fields(line.substr(name_end + 1));
+    char state = 0;
+    pid_t parent = 0, its_group = 0, pid = 0;
+    if (fields >> state >> parent >> its_group && its_group == group && state != 'Z' &&
+        std::istringstream(line) >> pid)
+      result.push_back(pid);
+  }
+  return result;
 }
 
 }  // namespace
@@ -168,6 +196,7 @@ StubProcess::~StubProcess() {
   if (!pidfd_) return;
   kill_group();
   reap();
+  await_group();
 }
 
 void StubProcess::signal(int number) const noexcept {
@@ -192,7 +221,6 @@ ExitStatus StubProcess::reap() {
   while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
   }
   pidfd_.reset();
-  await_group_gone(pid_);
   ExitStatus result;
   if (WIFSIGNALED(status)) {
     result.signal = WTERMSIG(status);
@@ -200,6 +228,20 @@ ExitStatus StubProcess::reap() {
     result.code = WEXITSTATUS(status);
   }
   return result;
+}
+
+std::vector<pid_t> StubProcess::await_group() const {
+  using std::chrono::milliseconds;
+  const Deadline soon = Clock::now() + milliseconds(500), end = Clock::now() + kLongestExit;
+  for (; !passed(soon); std::this_thread::sleep_for(milliseconds(1))) {
+    if (group_is_empty(pid_)) return {};
+  }
+  while (true) {
+    if (group_is_empty(pid_)) return {};
+    auto running = running_members(pid_);
+    if (running.empty() || passed(end)) return running;
+    std::this_thread::sleep_for(milliseconds(50));
+  }
 }
 
 }  // namespace tensorferry::server

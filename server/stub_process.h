@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace tensorferry::server {
 
@@ -52,6 +53,9 @@ class StubProcess {
   void kill_group() const noexcept;        // SIGKILL to it and all of its group
   // Kills what is left of its group, then reaps it. Blocks until it has ended.
   ExitStatus reap();
+  // After reap(): waits until what it started has ended too, which its successor must not meet.
+  // Returns what still runs after seconds.
+  std::vector<pid_t> await_group() const;
 
  private:
   StubProcess(pid_t pid, UniqueFd pidfd, UniqueFd out, UniqueFd err)

@@ -306,6 +306,16 @@ void StubSession::drain_output() {
   stderr_.finish();
 }
 
+void StubSession::await_group() {
+  const auto left = process_.await_group();
+  if (left.empty()) return;
+  std::string numbers;
+  for (pid_t pid : left) numbers += (numbers.empty() ? "" : ", ") + std::to_string(pid);
+  logger_->warning(options_.instance, "what its stub started was killed and doesn't end (process " +
+                                          numbers +
+                                          "): the next stub may find memory or a device taken");
+}
+
 Error StubSession::ended(const std::string& reason) {
   if (!reason.empty()) process_.kill_group();
   ExitStatus status = process_.reap();
@@ -322,6 +332,7 @@ Error StubSession::ended(const std::string& reason) {
     error.message += " Its last words on stderr:\n" + words;
   socket_->shutdown();
   if (link_) link_->close(error);
+  await_group();  // once callers have their errors
   return error;
 }
 

@@ -72,6 +72,8 @@ class StubSession {
   Error ended(const std::string& reason);
   Error lost_socket(const Error& why);
   void drain_output();
+  // Warns of what doesn't end although it was killed.
+  void await_group();
 
   StubProcess process_;
   std::shared_ptr<ControlSocket> socket_;

@@ -203,7 +203,8 @@ class Server:
             ``drain_timeout``, ``finalize_timeout``, ``trim_after`` (seconds), ``max_queue`` (requests),
             ``quiet`` (only errors are logged).
 
-    In a forked child a Server is void: every call raises `tensorferry.errors.Closed`.
+    In a forked child a Server is void: it has no models and is not ready, requests raise `tensorferry.errors.Closed`, and so
+    does what had no answer yet at the fork. Nothing that a child does reaches its parent's stubs.
     """
 
     def __init__(

@@ -54,6 +54,50 @@ def test_public_headers_include_no_private_ones(folder: str) -> None:
         assert not private, f"{header.relative_to(ROOT)} includes {private}"
 
 
+# What supervises a stub and what runs a batch on it, with all that they include of ours: inside Triton the core takes the
+# scheduler's place, so it knows requests and responses, and none of these.
+BELOW_THE_SEAM = [
+    "execution.h",
+    "model_instance.cc",
+    "stub_session.cc",
+    "stub_process.cc",
+    "stub_link.cc",
+    "stub_link_answers.cc",
+]
+ABOVE_THE_SEAM = {
+    "scheduler",
+    "call_state",
+    "model_state",
+    "model_slot",
+    "model_repository",
+    "model_config",
+    "config_rules",
+    "server",
+    "model",
+}
+
+
+def headers_behind(file: Path) -> set[str]:
+    """Names of the server's headers that `file` includes, and those include, and so on."""
+    found: set[str] = set()
+    pending = [file]
+    while pending:
+        for _, public, private in INCLUDE.findall(pending.pop().read_text()):
+            folder = "server/include" if public else "server"
+            header = ROOT / folder / (public or private)
+            if header.exists() and header.stem not in found:
+                found.add(header.stem)
+                pending.append(header)
+    return found
+
+
+@pytest.mark.parametrize("name", BELOW_THE_SEAM)
+def test_below_the_seam_nothing_knows_repository_or_scheduler(name: str) -> None:
+    behind = headers_behind(ROOT / "server" / name)
+    assert behind
+    assert not behind & ABOVE_THE_SEAM
+
+
 def test_an_include_that_points_back_is_found() -> None:
     here = ROOT / "transport" / "x.cc"
     assert wrong_includes("transport", here, "#include <tensorferry/server/server.h>\n")

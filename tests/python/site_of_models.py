@@ -31,6 +31,19 @@ def answers(requests, function=lambda x: x):
     tensors = [pb_utils.get_input_tensor_by_name(r, "IN") for r in requests]
     return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", function(t.as_numpy()))]) for t in tensors]
 
+
+def note(path, text):
+    with open(path, "a") as file:
+        file.write(text + "\\n")
+
+
+def await_file(path):
+    end = time.monotonic() + 60
+    while not os.path.exists(path):
+        if time.monotonic() > end:
+            raise TimeoutError(path)
+        time.sleep(0.005)
+
 """
 
 IDENTITY = """

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from site_of_models import CONFIG, Site, alive, group_members, kill, until
+from site_of_models import CONFIG, Site, alive, kill, until
 
 import tensorferry
 from tensorferry import errors
@@ -143,6 +143,8 @@ def test_an_error_that_the_model_returns_reaches_the_client_and_the_log(site: Si
 
 DIE = {
     "os.kill(os.getpid(), signal.SIGKILL)": r"killed by signal 9 \(SIGKILL\)\. .*for want of memory",
+    "sys.exit(5)": r"exited with code 5\. The model.* ended its process",
+    "raise SystemExit('enough of it')": r"exited with code 1.*\n?.*enough of it",
     "sys.stderr.write('dear me\\n'); os._exit(7)": r"exited with code 7\. The model.* ended its process.*\n?.*dear me",
 }
 
@@ -228,28 +230,6 @@ def test_what_was_printed_before_a_kill_arrives(site: Site, capfd: Any) -> None:
     assert "[bad_0_0 stderr] no newline at its end" in log
 
 
-CHILDREN = """
-    import multiprocessing, subprocess
-    self.pool = multiprocessing.get_context("fork").Pool(2)
-    self.sleeper = subprocess.Popen(["sleep", "1000"])
-    return answers(requests)
-"""
-
-
-def test_what_a_stub_started_dies_with_it_and_a_restart_waits_for_that(site: Site) -> None:
-    body = "assert not os.path.exists('/proc/%d' % getattr(sys, 'sleeper', 0))\n" + CHILDREN.replace("\n    ", "\n")
-    site.execute("bad", body)
-    site.ask("bad")
-    first = site.pid("bad")
-    members = group_members(first)
-    assert len(members) == 4  # the stub, two workers, sleep
-    kill(first)
-    assert until(lambda: not any(alive(pid) for pid in members), 1)
-    assert until(lambda: site.pid("bad") not in (0, first))
-    site.ask("bad")
-    site.assert_sound()
-
-
 def test_a_stopped_stub_costs_its_callers_their_timeout_and_goes_on(site: Site) -> None:
     site.add("bad", model_with())
     site.ask("bad")
@@ -280,14 +260,36 @@ def test_a_stopped_stub_is_killed_where_a_limit_is_set_and_when_its_server_close
     assert not alive(stopped)
 
 
-def test_a_slow_execute_has_its_stacks_logged_once_and_is_left_alone(site: Site, capfd: Any) -> None:
+def test_a_slow_execute_has_the_stacks_of_all_its_threads_logged_once_and_is_left_alone(site: Site, capfd: Any) -> None:
     slow = 'parameters { key: "TENSORFERRY_SLOW_EXECUTE_S" value { string_value: "0.2" } }\n'
-    site.add("bad", model_with(execute="time.sleep(1.0); return answers(requests)"), CONFIG + slow)
-    assert np.all(site.ask("bad", 4) == 4)
-    assert until(lambda: True)
-    log = capfd.readouterr().err
+    gate = site.folder.parent / "gate"
+    module = f"""
+def waits_elsewhere():
+    await_file({str(gate)!r})
+"""
+    execute = f"""
+        if requests[0].request_id() == "slow":
+            thread = threading.Thread(target=waits_elsewhere)
+            thread.start()
+            await_file({str(gate)!r})
+            thread.join()
+        return answers(requests)
+    """
+    site.add("bad", model_with(module=module, execute=execute.strip()), CONFIG + slow)
+    future = site.server.model("bad").infer_async({"IN": np.full(4, 4, np.float32)}, request_id="slow")
+    log = ""
+
+    def has_both_stacks() -> bool:
+        nonlocal log
+        log += capfd.readouterr().err
+        return all(re.search(rf'File ".*model\.py", line \d+ in {name}', log) for name in ("execute", "waits_elsewhere"))
+
+    assert until(has_both_stacks), log
+    gate.touch()
+    assert np.all(np.asarray(future.result(30)["OUT"]) == 4)
+    log += capfd.readouterr().err
     assert log.count("longer than TENSORFERRY_SLOW_EXECUTE_S (200 ms)") == 1
-    assert re.search(r'\[bad_0_0 stderr\]\s+File ".*model\.py", line \d+ in execute', log)
+    assert site.restarts("bad") == 0
     site.assert_sound()
 
 

@@ -1,9 +1,9 @@
-"""Processes around a stub: what a model starts, what its server's end does to it, what a host's fork may do."""
+"""Processes around a stub: what a model starts, what its server's end does to it, what a host may lack."""
 
 from __future__ import annotations
 
+import ctypes
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -14,14 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from site_of_models import CONFIG, IDENTITY, Site, alive, group_members, until
+from site_of_models import CONFIG, IDENTITY, Site, alive, group_members, kill, until
 
 import tensorferry
-from tensorferry import errors
 
 pytestmark = pytest.mark.peers
 
@@ -196,6 +194,56 @@ def host(folder: Path, body: str) -> Iterator[Host]:
         running.process.communicate()
 
 
+@contextmanager
+def adopts_orphans() -> Iterator[None]:
+    """As PID 1 of a container does: processes whose parent died become this one's children, zombies until it reaps them."""
+    set_child_subreaper, libc = 36, ctypes.CDLL(None)
+    libc.prctl(set_child_subreaper, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
+STARTS_PROCESSES = """
+import multiprocessing, subprocess
+
+class TritonPythonModel:
+    def initialize(self, args):
+        if os.path.exists({started!r}):
+            there = [pid for pid in open({started!r}).read().split() if os.path.exists("/proc/" + pid)]
+            note({left!r}, repr(there))
+
+    def execute(self, requests):
+        self.pool = multiprocessing.get_context("fork").Pool(2)
+        self.sleeper = subprocess.Popen(["sleep", "1000"])
+        for process in (*multiprocessing.active_children(), self.sleeper):
+            note({started!r}, str(process.pid))
+        return answers(requests)
+"""
+
+
+@pytest.mark.faults
+def test_what_a_stub_started_dies_with_it_and_a_restart_waits_until_it_is_reaped(site: Site) -> None:
+    started, left = site.folder.parent / "started", site.folder.parent / "left"
+    site.add("m", STARTS_PROCESSES.format(started=str(started), left=str(left)))
+    with adopts_orphans():
+        site.ask("m")
+        first = site.pid("m")
+        children = [int(pid) for pid in started.read_text().split()]
+        assert len(children) == 3
+        assert sorted([first, *children]) == sorted(group_members(first))
+        kill(first)
+        assert until(left.exists)
+        assert left.read_text() == "[]\n"
+        site.ask("m")
+        site.server.unload("m")
+        children = started.read_text().split()
+        assert len(children) == 6
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in children)
+    site.assert_sound()
+
+
 @pytest.mark.faults
 def test_a_second_after_the_server_is_killed_nothing_is_left(site: Site) -> None:
     children = """
@@ -215,6 +263,36 @@ def test_a_second_after_the_server_is_killed_nothing_is_left(site: Site) -> None
         running.process.kill()
         assert until(lambda: not any(alive(pid) for pid in members), 1), [p for p in members if alive(p)]
     assert set(os.listdir("/dev/shm")) == before
+
+
+LOADS = "import sys, tensorferry; tensorferry.Server(sys.argv[1], models=['m'])"
+
+
+@pytest.mark.faults
+def test_a_stub_that_still_loads_dies_with_its_server_and_takes_what_it_started_along(site: Site) -> None:
+    started = site.folder.parent / "started"
+    site.add(
+        "m",
+        f"""
+        import subprocess
+
+        class TritonPythonModel:
+            def initialize(self, args):
+                subprocess.Popen(["sleep", "1000"])
+                note({str(started)!r}, str(os.getpid()))
+                time.sleep(1000)
+        """,
+    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    server = subprocess.Popen([sys.executable, "-c", LOADS, site.folder], env=environment, start_new_session=True)
+    try:
+        assert until(lambda: started.exists() and started.read_text().endswith("\n"))
+        members = group_members(int(started.read_text()))
+        assert len(members) == 2
+    finally:
+        server.kill()
+        server.wait()
+    assert until(lambda: not any(alive(pid) for pid in members), 1)
 
 
 @pytest.mark.faults
@@ -299,54 +377,7 @@ def test_an_idle_server_and_its_stubs_use_no_cpu(site: Site) -> None:
         assert sum(map(switches, pids)) - asleep <= 30
 
 
-# ---------------------------------------------------------------- what the host may do
-
-
-def in_a_child(model: tensorferry.Model, array: Any) -> tuple[str, float]:
-    try:
-        model.infer({"IN": np.ones(4, np.float32)})
-    except errors.Closed as error:
-        return str(error), float(array.sum())
-    return "served", 0.0
-
-
-_SHARED: dict[str, Any] = {}
-
-
-def _task(number: int) -> tuple[str, float]:
-    return in_a_child(_SHARED["model"], _SHARED["array"])
-
-
-def test_a_pool_of_forked_workers_beside_a_serving_server_touches_nothing(site: Site) -> None:
-    site.add("m", IDENTITY)
-    _SHARED["model"] = site.server.model("m")
-    _SHARED["array"] = site.ask("m", 1, 1 << 16)
-    pids = [site.pid("m"), site.pid("other")]
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        _SHARED["array"][:] = 5  # the workers were forked before
-        answers = pool.map(_task, range(12))
-        assert np.all(site.ask("m", 3, 1 << 16) == 3)
-    assert all("fork" in text and total == 1 << 16 for text, total in answers), answers
-    for _ in range(20):
-        assert np.all(site.ask("m", 3, 1 << 16) == 3)
-    assert [site.pid("m"), site.pid("other")] == pids
-    _SHARED.clear()
-    site.assert_sound()
-
-
-def test_a_forked_child_that_exits_in_the_usual_way_ends_no_stub(site: Site) -> None:
-    site.add("m", IDENTITY)
-    site.ask("m")
-    pid = site.pid("m")
-    child = os.fork()
-    if child == 0:
-        site.close()  # void: the parent's stubs are none of ours
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    time.sleep(0.2)
-    assert alive(pid)
-    assert np.all(site.ask("m", 7) == 7)
-    site.assert_sound()
+# ---------------------------------------------------------------- what the host may lack
 
 
 @contextmanager

@@ -53,7 +53,8 @@ struct ModelStatistics {
 };
 
 // A submitted request. Dropping the handle lets it run on; nobody gets the answer then. A handle is
-// used by one thread at a time; a copy of it may cancel from another thread.
+// used by one thread at a time; a copy of it may cancel from another thread. In a forked child it
+// is done: what had not been answered at the fork fails with Closed, and runs on for the parent.
 class Call {
  public:
   Call() = default;
