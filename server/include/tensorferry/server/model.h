@@ -88,6 +88,8 @@ class Model {
   std::int64_t version() const noexcept;
   ModelConfig config() const;   // as completed
   bool ready() const noexcept;  // at least one instance's stub lives and is initialised
+  // Closed in a process that was forked from the one that loaded it.
+  Result<void> check_process() const;
   ModelStatistics statistics() const;
 
   // Memory of the model's host arena, to be filled and then given with a Request: no copy on the
@@ -101,8 +103,11 @@ class Model {
   // was expected, QueueFull, Closed, Unavailable. The request's tensors are moved from: its inputs
   // are given. Buffers that don't lie in this model's host arena are copied there first. `on_done`,
   // if given, is called once, by the thread that reads the answer: it must be short, must not
-  // block, and must not call wait(). The Call is done before it runs.
-  Result<Call> submit(Request&& request, std::function<void()> on_done = {});
+  // block, and must not call wait(). The Call is done before it runs. When the deadline passes
+  // first, the request is cancelled with DeadlineExceeded, whether anybody waits for it or not. On
+  // an error nothing was sent, and `request` is still the caller's.
+  Result<Call> submit(Request&& request, std::function<void()> on_done = {},
+                      const Deadline& deadline = {});
   // submit, wait, take. The deadline is the caller's whole one: when it passes the request is
   // cancelled and the error is DeadlineExceeded. `request` is cleared, `response` overwritten;
   // neither allocates once warm.
