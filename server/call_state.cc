@@ -5,7 +5,7 @@
 namespace tensorferry::server {
 
 void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
-                        std::function<void()> on_done) {
+                        std::function<void()> on_done, const Deadline& deadline) {
   scheduler_ = std::move(scheduler);
   std::swap(request_, request);  // keeps the memory of both
   error_.reset();
@@ -13,6 +13,7 @@ void CallState::prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
   finished_.store(false, std::memory_order_relaxed);
   completion_.reset();
   batch_size_ = 1;
+  deadline_ = deadline;
   submitted_ = std::chrono::steady_clock::now();
   renumber();
   queued_.begin(Phase::Queue, number());
@@ -49,7 +50,7 @@ bool CallState::finish(const Error* error) noexcept {
   if (finished_.exchange(true, std::memory_order_acq_rel)) return false;
   if (error) error_ = *error;
   auto took = std::chrono::steady_clock::now() - submitted_;
-  scheduler_->count_finished(error ? std::optional(error->code) : std::nullopt, took);
+  scheduler_->count_finished(*this, error ? std::optional(error->code) : std::nullopt, took);
   // After the signal the waiting thread may reuse this object, so the callback and the lock come
   // first.
   std::function<void()> on_done = std::move(on_done_);

@@ -26,7 +26,7 @@ class CallState final : public Execution, public std::enable_shared_from_this<Ca
  public:
   // New or reused: nobody else may hold it.
   void prepare(std::shared_ptr<Scheduler> scheduler, Request&& request,
-               std::function<void()> on_done);
+               std::function<void()> on_done, const Deadline& deadline = {});
   // One that could not be queued: what prepare() took.
   void give_back(Request& request, std::function<void()>& on_done) noexcept {
     std::swap(request_, request);
@@ -57,6 +57,7 @@ class CallState final : public Execution, public std::enable_shared_from_this<Ca
   std::int64_t batch_size() const noexcept { return batch_size_; }
   void set_batch_size(std::int64_t size) noexcept { batch_size_ = size; }
   std::chrono::steady_clock::time_point submitted() const noexcept { return submitted_; }
+  const Deadline& deadline() const noexcept { return deadline_; }  // the scheduler keeps it
 
  private:
   bool wait_alone(const Deadline& deadline);
@@ -74,6 +75,7 @@ class CallState final : public Execution, public std::enable_shared_from_this<Ca
   Completion completion_;
   std::int64_t batch_size_ = 1;
   std::chrono::steady_clock::time_point submitted_;
+  Deadline deadline_;
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable assigned_;

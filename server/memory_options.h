@@ -1,12 +1,9 @@
-// A server's options as the transport wants them, and the error of a server that a fork made void.
+// A server's options as the transport wants them.
 #pragma once
 
 #include <tensorferry/server/options.h>
 #include <tensorferry/transport/arena.h>
-#include <tensorferry/transport/error.h>
 #include <tensorferry/transport/memory_limit.h>
-
-#include <string>
 
 namespace tensorferry::server {
 
@@ -17,14 +14,6 @@ inline ArenaOptions arena_options(const ServerOptions& options) {
   arena.max_bytes =
       options.arena_max_bytes > 0 ? options.arena_max_bytes : default_arena_max_bytes();
   return arena;
-}
-
-inline Error void_after_fork(const std::string& model) {
-  return {ErrorCode::Closed,
-          "this process is a fork of the one that started the server: its stubs and requests "
-          "belong to the parent; "
-          "start a Server of its own here, or send requests from the parent",
-          {model, {}, {}}};
 }
 
 }  // namespace tensorferry::server

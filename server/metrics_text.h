@@ -1,7 +1,8 @@
 // Statistics as Prometheus text (exposition format 0.0.4).
 #pragma once
 
-#include <tensorferry/server/model.h>
+#include <tensorferry/server/statistics.h>
+#include <tensorferry/transport/copy.h>
 
 #include <span>
 #include <string>

@@ -30,6 +30,7 @@ void Call::cancel(ErrorCode code, std::string why) {
 Model::Model(std::shared_ptr<ModelSlot> slot) : slot_(std::move(slot)) {}
 
 const std::string& Model::name() const noexcept { return slot_->name(); }
+Result<void> Model::check_process() const { return slot_->state()->check_process(); }
 std::int64_t Model::version() const noexcept { return slot_->state()->version(); }
 ModelConfig Model::config() const { return slot_->state()->config(); }
 bool Model::ready() const noexcept { return slot_->state()->ready(); }
@@ -45,10 +46,11 @@ Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
   return buffer;
 }
 
-Result<Call> Model::submit(Request&& request, std::function<void()> on_done) {
+Result<Call> Model::submit(Request&& request, std::function<void()> on_done,
+                           const Deadline& deadline) {
   while (true) {
     auto state = slot_->state();
-    auto call = state->submit(request, on_done);
+    auto call = state->submit(request, on_done, deadline);
     if (call) return Call(std::move(*call), std::move(state));
     // Loaded anew since we looked: its successor was put into the slot before it was closed.
     if (call.error().code == ErrorCode::Closed && slot_->state() != state) continue;

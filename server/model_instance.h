@@ -2,7 +2,7 @@
 // again with backoff when it died. Knows neither queue nor repository.
 #pragma once
 
-#include <tensorferry/server/model.h>
+#include <tensorferry/server/statistics.h>
 #include <tensorferry/transport/counters.h>
 
 #include <atomic>

@@ -52,8 +52,7 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options,
       options_(options),
       segments_(std::move(segments)),
       logger_(std::move(logger)),
-      host_(std::make_shared<HostArena>(segments_, arena_options(options), std::move(watch))),
-      generation_(fork_generation()) {}
+      host_(std::make_shared<HostArena>(segments_, arena_options(options), std::move(watch))) {}
 
 Result<std::shared_ptr<ModelState>> ModelState::load(
     ModelSource source, const ServerOptions& options, std::shared_ptr<SegmentAuthority> segments,
@@ -75,7 +74,7 @@ Result<std::shared_ptr<ModelState>> ModelState::load(
 }
 
 ModelState::~ModelState() {
-  if (!forked()) unload(std::chrono::milliseconds(0));
+  if (home_.is_here()) unload(std::chrono::milliseconds(0));
 }
 
 std::vector<ModelState::Placement> ModelState::placements() const {
@@ -210,7 +209,7 @@ void ModelState::unload(std::chrono::milliseconds drain_timeout) {
 }
 
 bool ModelState::ready() const noexcept {
-  if (forked() || unloading_.load()) return false;
+  if (!home_.is_here() || unloading_.load()) return false;
   for (const auto& instance : instances_) {
     if (instance->ready()) return true;
   }
@@ -218,7 +217,7 @@ bool ModelState::ready() const noexcept {
 }
 
 Result<Buffer> ModelState::allocate(std::size_t bytes) {
-  if (forked()) return std::unexpected(void_after_fork(source_.name));
+  if (auto here = home_.check(source_.name); !here) return std::unexpected(here.error());
   if (bytes < protocol::kInlineBelowBytes) return Buffer::ordinary(bytes);
   auto buffer = host_->allocate(bytes);
   if (!buffer) buffer.error().context.model = source_.name;
@@ -243,8 +242,9 @@ void ModelState::recycle(std::shared_ptr<CallState> call) {
 }
 
 Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
-                                                      std::function<void()>& on_done) {
-  if (forked()) return std::unexpected(void_after_fork(source_.name));
+                                                      std::function<void()>& on_done,
+                                                      const Deadline& deadline) {
+  if (auto here = home_.check(source_.name); !here) return std::unexpected(here.error());
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
   for (Tensor& input : request.inputs) {
@@ -258,7 +258,7 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
     input.data = std::move(*copy);
   }
   std::shared_ptr<CallState> call = take_call();
-  call->prepare(scheduler_, std::move(request), std::move(on_done));
+  call->prepare(scheduler_, std::move(request), std::move(on_done), deadline);
   call->set_batch_size(batch);
   if (auto queued = scheduler_->submit(call); !queued) {
     call->give_back(request, on_done);
@@ -271,6 +271,7 @@ ModelStatistics ModelState::statistics() const {
   ModelStatistics result;
   result.name = source_.name;
   result.version = source_.version;
+  if (!home_.is_here()) return result;
   result.ready = ready();
   SchedulerCounts counts = scheduler_->counts();
   result.succeeded = counts.succeeded;

@@ -3,7 +3,7 @@
 
 #include <tensorferry/server/model.h>
 #include <tensorferry/server/options.h>
-#include <tensorferry/transport/fork_guard.h>
+#include <tensorferry/server/void_after_fork.h>
 
 #include <atomic>
 #include <filesystem>
@@ -43,9 +43,10 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   // `drain_timeout` fails then. Blocks. Idempotent.
   void unload(std::chrono::milliseconds drain_timeout);
 
-  // As Model::submit(), taking both. An error leaves them as they were, but for inputs that moved
-  // to this model's arena.
-  Result<std::shared_ptr<CallState>> submit(Request& request, std::function<void()>& on_done);
+  // As Model::submit(), taking request and callback. An error leaves them as they were, but for
+  // inputs that moved to this model's arena.
+  Result<std::shared_ptr<CallState>> submit(Request& request, std::function<void()>& on_done,
+                                            const Deadline& deadline);
   void recycle(std::shared_ptr<CallState> call);
   Result<Buffer> allocate(std::size_t bytes);
 
@@ -53,9 +54,10 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   std::int64_t version() const noexcept { return source_.version; }
   const ModelConfig& config() const noexcept { return source_.config; }
   bool ready() const noexcept;
+  Result<void> check_process() const { return home_.check(source_.name); }
   // In a child of the process that loaded it: its locks may be held for ever, its rings are its
   // parent's.
-  bool forked() const noexcept { return fork_generation() != generation_; }
+  bool forked() const noexcept { return !home_.is_here(); }
   ModelStatistics statistics() const;
   // Gives idle memory back if the model was not used since the last call; true when it should be
   // called again after a while. Never waits for a stub. One thread at a time.
@@ -101,7 +103,7 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   bool loading_stopped_ = false;
   std::atomic<bool> unloading_{false};
   std::once_flag unloaded_;
-  const std::uint64_t generation_;
+  const Home home_;
 
   // The trimming thread's: HostArena::uses() when it last looked, and when it last trimmed.
   std::uint64_t seen_uses_ = 0;

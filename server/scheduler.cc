@@ -7,9 +7,7 @@ namespace tensorferry::server {
 
 Scheduler::Scheduler(SchedulerOptions options, std::size_t instances)
     : options_(std::move(options)), seen_(options_.model), slots_(instances) {
-  if (options_.dynamic_batching && options_.max_queue_delay.count() > 0) {
-    timer_ = std::thread([this] { run_timer(); });
-  }
+  if (options_.dynamic_batching && options_.max_queue_delay.count() > 0) start_timer();
 }
 
 Scheduler::~Scheduler() { stop(); }
@@ -33,6 +31,16 @@ Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
                   std::to_string(options_.max_queue) +
                   " requests): send fewer at a time, or raise max_queue_size in its config",
               {options_.model, {}, call->request().id}});
+  }
+  if (call->deadline()) {
+    try {
+      start_timer();
+    } catch (const std::system_error& none) {
+      return failure(ErrorCode::System,
+                     std::string("a thread for the request's deadline: ") + none.what());
+    }
+    const auto place = deadlines_.emplace(*call->deadline(), call);
+    if (place == deadlines_.begin()) timer_changed_.notify_one();
   }
   queue_.push_back(call);
   ++counts_.in_flight;
@@ -88,9 +96,15 @@ SchedulerCounts Scheduler::counts() const {
   return counts;
 }
 
-void Scheduler::count_finished(std::optional<ErrorCode> failed,
+void Scheduler::count_finished(const CallState& call, std::optional<ErrorCode> failed,
                                std::chrono::steady_clock::duration took) noexcept {
   std::scoped_lock lock(mutex_);
+  if (call.deadline()) {
+    auto [first, last] = deadlines_.equal_range(*call.deadline());
+    auto own =
+        std::find_if(first, last, [&](const auto& one) { return one.second.get() == &call; });
+    if (own != last) deadlines_.erase(own);
+  }
   if (!failed) {
     ++counts_.succeeded;
     seen_.succeeded.add();
@@ -245,20 +259,47 @@ void Scheduler::dispatch(std::unique_lock<std::mutex> lock) {
   }
 }
 
+void Scheduler::start_timer() {
+  if (!timer_.joinable()) timer_ = std::thread([this] { run_timer(); });
+}
+
+std::optional<Scheduler::TimePoint> Scheduler::next_alarm() const {
+  if (deadlines_.empty()) return timer_at_;
+  const TimePoint first = deadlines_.begin()->first;
+  return timer_at_ ? std::min(*timer_at_, first) : first;
+}
+
 void Scheduler::run_timer() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    if (!timer_at_) {
+    const auto next = next_alarm();
+    if (!next) {
       timer_changed_.wait(lock);
       continue;
     }
-    if (std::chrono::steady_clock::now() < *timer_at_) {
-      timer_changed_.wait_until(lock, TimePoint(*timer_at_));
+    if (std::chrono::steady_clock::now() < *next) {
+      timer_changed_.wait_until(lock, *next);
       continue;
     }
-    timer_at_.reset();
-    dispatch(std::move(lock));
+    if (next == timer_at_) {
+      timer_at_.reset();
+      dispatch(std::move(lock));
+    } else {
+      cancel_overdue(std::move(lock));
+    }
     lock = std::unique_lock(mutex_);
+  }
+}
+
+void Scheduler::cancel_overdue(std::unique_lock<std::mutex> lock) {
+  std::vector<std::shared_ptr<CallState>> overdue;
+  const auto end = deadlines_.upper_bound(std::chrono::steady_clock::now());
+  for (auto it = deadlines_.begin(); it != end; ++it) overdue.push_back(std::move(it->second));
+  deadlines_.erase(deadlines_.begin(), end);
+  lock.unlock();
+  for (const auto& call : overdue) {
+    call->cancel(ErrorCode::DeadlineExceeded,
+                 "no answer within the request's timeout; it was cancelled");
   }
 }
 

@@ -1,7 +1,7 @@
 // Decides which requests go to which instance, and when. One strategy per model: in order of
 // arrival to the least busy instance, in batches where the config asks for dynamic batching. No
-// thread of its own but for a batching delay: whoever submits a request or reads an answer moves
-// the queue on.
+// thread of its own but for a batching delay, and from the first request with a deadline on:
+// whoever submits a request or reads an answer moves the queue on.
 #pragma once
 
 #include <chrono>
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <memory_resource>
 #include <mutex>
@@ -47,7 +48,8 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   Scheduler(SchedulerOptions options, std::size_t instances);
   ~Scheduler() override;
 
-  // Errors: QueueFull, Closed.
+  // From now on a call that isn't finished by its deadline is cancelled. Errors: QueueFull, Closed,
+  // System (no thread for the deadline).
   Result<void> submit(const std::shared_ptr<CallState>& call);
   // Takes it out of the queue if it is there.
   void forget(CallState& call);
@@ -59,13 +61,14 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   void fail_queued(const Error& why);
   // True when nothing waits or runs any more; waits up to the deadline.
   bool drain(const Deadline& deadline);
-  // Ends the thread of a batching delay. Whoever loaded the model does it: the last to let go of
+  // Ends the timer's thread. Whoever loaded the model does it: the last to let go of
   // the scheduler may be that thread.
   void stop();
 
   const std::string& model_name() const noexcept { return options_.model; }
   SchedulerCounts counts() const;
-  void count_finished(std::optional<ErrorCode> failed,
+  // Once per call that was submitted.
+  void count_finished(const CallState& call, std::optional<ErrorCode> failed,
                       std::chrono::steady_clock::duration took) noexcept;
 
   // InstanceEvents
@@ -90,7 +93,12 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
                   std::optional<TimePoint>& again);
   std::optional<std::size_t> least_busy() const;
   std::size_t batch_length(TimePoint now, std::optional<TimePoint>& again) const;
+  void start_timer();
   void run_timer();
+  // Under mutex_: when the timer has to do something.
+  std::optional<TimePoint> next_alarm() const;
+  // What is due. Takes mutex_ locked, and unlocks it.
+  void cancel_overdue(std::unique_lock<std::mutex> lock);
 
   const SchedulerOptions options_;
   const ModelCounters seen_;  // from outside
@@ -98,6 +106,7 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   mutable std::mutex mutex_;                             // guards what follows
   std::pmr::unsynchronized_pool_resource queue_memory_;  // so that a warm queue allocates nothing
   std::pmr::deque<std::shared_ptr<CallState>> queue_{&queue_memory_};
+  std::pmr::multimap<TimePoint, std::shared_ptr<CallState>> deadlines_{&queue_memory_};
   std::vector<Slot> slots_;
   std::vector<Batch> spare_batches_;
   std::optional<Error> closed_;

@@ -1,5 +1,5 @@
 #include <tensorferry/server/server.h>
-#include <tensorferry/transport/fork_guard.h>
+#include <tensorferry/server/void_after_fork.h>
 #include <tensorferry/transport/trace.h>
 
 #include <algorithm>
@@ -9,7 +9,6 @@
 #include <stop_token>
 #include <thread>
 
-#include "memory_options.h"
 #include "metrics_text.h"
 #include "model_repository.h"
 #include "model_slot.h"
@@ -33,7 +32,7 @@ struct Server::Impl {
   ServerOptions options;
   std::shared_ptr<SegmentAuthority> segments = std::make_shared<SegmentAuthority>();
   std::shared_ptr<Logger> logger;
-  const std::uint64_t generation = fork_generation();
+  const Home home;
 
   std::shared_mutex changing;  // shared by what loads or unloads, shutdown()'s alone
   std::stop_source stop_loading;
@@ -46,7 +45,7 @@ struct Server::Impl {
   bool closed = false;
 
   Result<void> alive() const {
-    if (fork_generation() != generation) return std::unexpected(void_after_fork({}));
+    if (auto here = home.check(); !here) return here;
     std::shared_lock lock(mutex);
     if (closed) return std::unexpected(shut_down());
     return {};
@@ -155,7 +154,7 @@ Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repos
 Server::~Server() {
   // In a forked child the threads and stubs are the parent's: nothing may be joined, finalized or
   // closed.
-  if (fork_generation() != impl_->generation) {
+  if (!impl_->home.is_here()) {
     (void)impl_.release();
     return;
   }
@@ -185,6 +184,8 @@ Result<Model> Server::model(const std::string& name, std::optional<std::int64_t>
   }
   return Model(it->second);
 }
+
+Result<void> Server::check_process() const { return impl_->home.check(); }
 
 std::vector<std::string> Server::model_names() const {
   std::vector<std::string> names;
@@ -255,7 +256,7 @@ std::vector<ModelStatistics> Server::statistics() const {
 std::string Server::metrics() const { return metrics_text(statistics(), copy_counts()); }
 
 void Server::shutdown() {
-  if (fork_generation() != impl_->generation) return;
+  if (!impl_->home.is_here()) return;
   {
     std::unique_lock lock(impl_->mutex);
     impl_->closed = true;

@@ -41,8 +41,7 @@ bool may_take(const View& view, const py::array& array) {
          (array.flags() & py::array::c_style);
 }
 
-server::Buffer give(Owner& owner) {
-  owner.given = true;
+server::Buffer shared_with(Owner& owner) {
   std::span<std::byte> bytes = owner.buffer.bytes();
   return server::Buffer::shared(bytes.data(), bytes.size(), owner.buffer.holder());
 }
@@ -122,18 +121,15 @@ py::array as_array(const py::object& value) {
 // One request's input under way.
 struct Input {
   server::Model& model;
-  std::vector<const void*>& given_here;
+  Gifts& gifts;
   server::Tensor& tensor;
 
   // False when the memory was given to an earlier request, after which nobody knows what it holds.
   // The same array once more in one request is copied.
-  bool may_read(const Owner& owner) const { return !owner.given || was_given_here(owner); }
-  bool was_given_here(const Owner& owner) const {
-    return std::ranges::find(given_here, &owner) != given_here.end();
-  }
-  void take(Owner& owner) {
-    tensor.data = give(owner);
-    given_here.push_back(&owner);
+  bool may_read(const Owner& owner) const { return !owner.given || gifts.has(owner); }
+  void take(Owner& owner, const py::object& keeper, const py::object& array) {
+    tensor.data = shared_with(owner);
+    gifts.add(owner, keeper, array);
   }
   void must_be_readable(const Owner* owner) const {
     if (owner && !may_read(*owner)) {
@@ -150,10 +146,8 @@ void from_answer(Input input, const py::object& value, const py::object& capsule
   input.must_be_readable(&owner);
   input.tensor.dtype = owner.dtype;
   input.tensor.shape = owner.shape;
-  if (owner.offered && owner.buffer.is_shared() && !input.was_given_here(owner)) {
-    input.take(owner);
-    const py::object array = value.attr(answer_types().array);
-    if (!array.is_none()) make_read_only(array);
+  if (owner.offered && owner.buffer.is_shared() && !input.gifts.has(owner)) {
+    input.take(owner, capsule, value.attr(answer_types().array));
   } else {
     input.tensor.data = copy_in(input.model, owner.buffer.bytes());
   }
@@ -193,9 +187,8 @@ void from_array(Input input, const py::array& array) {
   input.tensor.dtype = *dtype;
   const View view = view_of(array);
   input.must_be_readable(view.owner);
-  if (view.owner && may_take(view, array) && !input.was_given_here(*view.owner)) {
-    input.take(*view.owner);
-    make_read_only(array);
+  if (view.owner && may_take(view, array) && !input.gifts.has(*view.owner)) {
+    input.take(*view.owner, array, array);
   } else if (array.flags() & py::array::c_style) {
     input.tensor.data = copy_in(input.model, {static_cast<const std::byte*>(array.data()),
                                               static_cast<std::size_t>(array.nbytes())});
@@ -276,10 +269,10 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
   return array_over(kUint16, shape, data, capsule).attr("view")(dtype);
 }
 
-void to_tensor(server::Model& model, std::string_view name, const py::object& value,
-               std::vector<const void*>& given_here, server::Tensor& tensor) {
+void to_tensor(server::Model& model, std::string_view name, const py::object& value, Gifts& gifts,
+               server::Tensor& tensor) {
   tensor.name = name;
-  const Input input{model, given_here, tensor};
+  const Input input{model, gifts, tensor};
   if (is_answer(value)) {
     const AnswerTypes& types = answer_types();
     const py::object owner = py::getattr(value, types.owner, py::none());

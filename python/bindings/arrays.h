@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "owner.h"
+
 namespace tensorferry::python {
 
 namespace py = pybind11;
@@ -21,10 +23,10 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
                       const py::dtype& dtype);
 
 // An input: an array of ours is given (moved), anything else is copied once: an array, a tensor
-// with DLPack, an answer that is passed on. `given_here`: the memory that this request was given so
-// far; the same array once more is copied. Raises what the caller did wrong.
-void to_tensor(server::Model& model, std::string_view name, const py::object& value,
-               std::vector<const void*>& given_here, server::Tensor& tensor);
+// with DLPack, an answer that is passed on. `gifts`: what this request was given so far; the same
+// array once more is copied. Raises what the caller did wrong.
+void to_tensor(server::Model& model, std::string_view name, const py::object& value, Gifts& gifts,
+               server::Tensor& tensor);
 
 // A tensorferry.server.Response with its tensors.
 py::object to_python(server::Response& response);

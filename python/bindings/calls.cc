@@ -20,6 +20,11 @@ Clock::duration to_duration(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
+Deadline deadline_of(const RequestArguments& arguments) {
+  if (!arguments.timeout) return {};
+  return Clock::now() + to_duration(*arguments.timeout);
+}
+
 std::string_view view_of(py::handle text) {
   Py_ssize_t size = 0;
   const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
@@ -46,12 +51,13 @@ server::ParameterValue parameter_of(py::handle value) {
 struct Room {
   Request request;
   Response response;
-  std::vector<const void*> given;
+  Gifts gifts;
 };
 class RoomLease {
  public:
   RoomLease() : room_(spare() ? std::move(spare()) : std::make_unique<Room>()) {}
   ~RoomLease() {
+    room_->gifts.take_back();
     room_->request.clear();
     room_->response.clear();
     spare() = std::move(room_);
@@ -59,6 +65,7 @@ class RoomLease {
   RoomLease(const RoomLease&) = delete;
   RoomLease& operator=(const RoomLease&) = delete;
   Room* operator->() noexcept { return room_.get(); }
+  Room& operator*() noexcept { return *room_; }
 
  private:
   static std::unique_ptr<Room>& spare() {
@@ -68,8 +75,7 @@ class RoomLease {
   std::unique_ptr<Room> room_;
 };
 
-void fill(Model& model, Request& request, std::vector<const void*>& given,
-          const RequestArguments& arguments) {
+void fill(Model& model, Request& request, Gifts& gifts, const RequestArguments& arguments) {
   request.id = arguments.request_id;
   request.priority = arguments.priority;
   if (arguments.timeout) request.timeout_us = static_cast<std::uint64_t>(*arguments.timeout * 1e6);
@@ -79,11 +85,10 @@ void fill(Model& model, Request& request, std::vector<const void*>& given,
     for (const auto& [key, value] : arguments.parameters.cast<py::dict>())
       request.parameters.emplace_back(py::str(key), parameter_of(value));
   }
-  given.clear();
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t at = 0;
   while (PyDict_Next(arguments.inputs.ptr(), &at, &key, &value)) {
-    to_tensor(model, view_of(key), py::reinterpret_borrow<py::object>(value), given,
+    to_tensor(model, view_of(key), py::reinterpret_borrow<py::object>(value), gifts,
               request.add_input());
   }
 }
@@ -103,15 +108,16 @@ bool wait_a_slice(Call& call, const Deadline& deadline) {
 
 // Submits and waits for the answer; the GIL is let go of once where that comes soon. A signal's
 // exception ends the wait and cancels the request.
-Call submit_and_wait(Model& model, Request& request, const Deadline& deadline) {
+Call submit_and_wait(Model& model, Room& room, const Deadline& deadline) {
   Result<Call> submitted;
   bool answered = false;
   {
     py::gil_scoped_release released;
-    submitted = model.submit(std::move(request));
+    submitted = model.submit(std::move(room.request));
     if (submitted) answered = wait_a_slice(*submitted, deadline);
   }
   Call call = value_of(std::move(submitted));
+  room.gifts.sent();
   while (!answered) {
     if (PyErr_CheckSignals() != 0) {
       call.cancel(ErrorCode::Cancelled, "the caller was interrupted");
@@ -142,10 +148,9 @@ py::object infer(Model& model, PyObject* const* args) {
                              PyLong_AsUnsignedLongLong(args[4]),
                              seconds_of(args[5])};
   if (PyErr_Occurred()) throw py::error_already_set();
-  Deadline deadline;
-  if (arguments.timeout) deadline = Clock::now() + to_duration(*arguments.timeout);
-  fill(model, room->request, room->given, arguments);
-  Call call = submit_and_wait(model, room->request, deadline);
+  const Deadline deadline = deadline_of(arguments);
+  fill(model, room->request, room->gifts, arguments);
+  Call call = submit_and_wait(model, *room, deadline);
   auto taken = call.take(room->response);
   if (!taken) raise(taken.error());
   return to_python(room->response);
@@ -174,18 +179,25 @@ PyMethodDef infer_definition = {
 
 }  // namespace
 
-void fill_request(Model& model, Request& request, const RequestArguments& arguments) {
-  std::vector<const void*> given;
-  fill(model, request, given, arguments);
-}
-
-Call submit_request(Model& model, Request& request, std::function<void()> on_done) {
-  Result<Call> call;
+PyCall submit_request(Model& model, const RequestArguments& arguments) {
+  const Deadline deadline = deadline_of(arguments);
+  Request request;
+  Gifts gifts;
+  fill(model, request, gifts, arguments);
+  auto arrival = std::make_shared<Arrival>();
+  Result<Call> submitted;
   {
     py::gil_scoped_release released;
-    call = model.submit(std::move(request), std::move(on_done));
+    submitted = model.submit(
+        std::move(request), [arrival] { arrival->came(); }, deadline);
   }
-  return value_of(std::move(call));
+  Call call = value_of(std::move(submitted));
+  gifts.sent();
+  return {std::move(call), std::move(arrival)};
+}
+
+void PyCall::check_process() const {
+  if (auto here = home_.check(); !here) raise(here.error());
 }
 
 bool PyCall::wait(std::optional<double> timeout) {
@@ -200,11 +212,11 @@ py::object PyCall::take() {
   return to_python(response);
 }
 
-void PyCall::cancel(const std::string& code, const std::string& why) {
+void PyCall::cancel() {
+  if (!home_.is_here()) return;
   Call call = call_;  // of our own: another thread may take the answer meanwhile
   py::gil_scoped_release released;
-  call.cancel(code == "DEADLINE_EXCEEDED" ? ErrorCode::DeadlineExceeded : ErrorCode::Cancelled,
-              why);
+  call.cancel(ErrorCode::Cancelled, "the request was cancelled by the caller");
 }
 
 py::object infer_function(const Model& model) {
@@ -224,7 +236,8 @@ void bind_calls(py::module_& module) {
       .def("wait", &PyCall::wait, py::arg("timeout") = py::none())
       .def("done", &PyCall::done)
       .def("take", &PyCall::take)
-      .def("cancel", &PyCall::cancel, py::arg("code"), py::arg("why"))
+      .def("cancel", &PyCall::cancel)
+      .def("check_process", &PyCall::check_process)
       .def("announce_at", &PyCall::announce_at, py::arg("bell"));
 }
 

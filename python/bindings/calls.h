@@ -3,9 +3,9 @@
 
 #include <pybind11/pybind11.h>
 #include <tensorferry/server/model.h>
+#include <tensorferry/server/void_after_fork.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,14 +28,6 @@ struct RequestArguments {
   std::optional<double> timeout;  // seconds
 };
 
-// Copies or takes the inputs. Raises what the caller did wrong. The GIL is held, but for long
-// copies.
-void fill_request(server::Model& model, server::Request& request,
-                  const RequestArguments& arguments);
-// Without the GIL. Raises what the model refuses.
-server::Call submit_request(server::Model& model, server::Request& request,
-                            std::function<void()> on_done = {});
-
 // A submitted request, as Python holds it. Thread-safe, but for wait(): one thread at a time, and
 // not beside take().
 class PyCall {
@@ -45,9 +37,12 @@ class PyCall {
 
   // True when it is answered; waits at most `timeout` seconds, without the GIL.
   bool wait(std::optional<double> timeout);
-  bool done() const { return call_.done(); }
+  // In a forked child: true, since check_process() raises at once.
+  bool done() const { return !home_.is_here() || call_.done(); }
   py::object take();
-  void cancel(const std::string& code, const std::string& why);
+  void cancel();  // nothing in a forked child
+  // Raises Closed in a forked child, where nothing else but done() and cancel() may be called.
+  void check_process() const;
   // The bell rings when it is answered. False when it is already.
   bool announce_at(std::shared_ptr<Doorbell> bell) const {
     return arrival_->announce_at(std::move(bell));
@@ -56,7 +51,13 @@ class PyCall {
  private:
   server::Call call_;
   std::shared_ptr<Arrival> arrival_;
+  server::Home home_;
 };
+
+// Copies or takes the inputs and puts the request on its way. Raises what the caller did wrong and
+// what the model refuses; then the arrays are as they were. The GIL is held, but for long copies
+// and the sending.
+PyCall submit_request(server::Model& model, const RequestArguments& arguments);
 
 // infer(inputs, outputs, parameters, request_id, priority, timeout) of this model: a plain builtin,
 // since what pybind11 does per call would be a good part of a small request's whole time.

@@ -8,6 +8,8 @@
 #include <tensorferry/transport/memory_limit.h>
 #include <tensorferry/transport/version.h>
 
+#include <algorithm>
+#include <chrono>
 #include <future>
 #include <optional>
 #include <stop_token>
@@ -26,6 +28,10 @@ using server::Model;
 using server::Server;
 using server::ServerOptions;
 
+void check(const Result<void>& result) {
+  if (!result) raise(result.error());
+}
+
 class PyModel {
  public:
   explicit PyModel(Model model) : model_(std::move(model)) {}
@@ -33,7 +39,10 @@ class PyModel {
   const std::string& name() const { return model_.name(); }
   std::int64_t version() const { return model_.version(); }
   std::string config() const { return model_.config().json; }
-  bool ready() const { return model_.ready(); }
+  bool ready() const {
+    check(model_.check_process());
+    return model_.ready();
+  }
 
   py::array empty(const std::vector<std::int64_t>& shape, const py::dtype& dtype) {
     return empty_array(model_, shape, dtype);
@@ -42,10 +51,7 @@ class PyModel {
   PyCall submit(const py::dict& inputs, const py::object& outputs, const py::object& parameters,
                 const std::string& request_id, std::uint64_t priority,
                 std::optional<double> timeout) {
-    server::Request request;
-    fill_request(model_, request, {inputs, outputs, parameters, request_id, priority, timeout});
-    auto arrival = std::make_shared<Arrival>();
-    return {submit_request(model_, request, [arrival] { arrival->came(); }), arrival};
+    return submit_request(model_, {inputs, outputs, parameters, request_id, priority, timeout});
   }
   py::object infer() const { return infer_function(model_); }
 
@@ -94,33 +100,66 @@ auto interruptible(Work&& work) {
   throw py::error_already_set();
 }
 
+// A Server's keyword options. Raises a TypeError for what it doesn't know.
+class Options {
+ public:
+  explicit Options(const py::dict& given) : given_(given) {}
+
+  template <class Field>
+  void number(const char* name, Field& field) {
+    if (is_given(name)) field = given_[name].cast<Field>();
+  }
+  void seconds(const char* name, std::chrono::milliseconds& field) {
+    if (!is_given(name)) return;
+    field =
+        std::chrono::milliseconds(static_cast<std::int64_t>(given_[name].cast<double>() * 1000));
+  }
+  bool flag(const char* name) { return is_given(name) && given_[name].cast<bool>(); }
+  // After all that are known were asked for.
+  void refuse_others() const {
+    for (const auto& [key, value] : given_) {
+      const auto name = key.cast<std::string>();
+      if (std::ranges::find(known_, name) != known_.end()) continue;
+      std::string known;
+      for (const std::string& one : known_) known += (known.empty() ? "" : ", ") + one;
+      throw py::type_error("Server() has no option '" + name + "'; there are models, python, " +
+                           known);
+    }
+  }
+
+ private:
+  bool is_given(const char* name) {
+    known_.emplace_back(name);
+    return given_.contains(name);
+  }
+  py::dict given_;
+  std::vector<std::string> known_;
+};
+
+ServerOptions server_options(const py::dict& given) {
+  ServerOptions settings;
+  Options options(given);
+  options.number("arena_initial_bytes", settings.arena_initial_bytes);
+  options.number("arena_growth_bytes", settings.arena_growth_bytes);
+  options.number("arena_max_bytes", settings.arena_max_bytes);
+  options.number("max_queue", settings.max_queue);
+  options.seconds("load_timeout", settings.load_timeout);
+  options.seconds("trim_after", settings.trim_after);
+  options.seconds("drain_timeout", settings.drain_timeout);
+  options.seconds("finalize_timeout", settings.finalize_timeout);
+  if (options.flag("quiet")) settings.logger = stderr_logger(LogLevel::Error);
+  options.refuse_others();
+  return settings;
+}
+
 class PyServer {
  public:
   PyServer(const std::string& repository, std::optional<std::vector<std::string>> models,
            const std::string& payload, const std::string& python, const py::dict& options) {
-    ServerOptions settings;
+    ServerOptions settings = server_options(options);
     settings.models = std::move(models);
     settings.payload = payload;
     settings.python = python;
-    auto number = [&](const char* key, auto& field) {
-      if (options.contains(key))
-        field = options[key].cast<std::remove_reference_t<decltype(field)>>();
-    };
-    number("arena_initial_bytes", settings.arena_initial_bytes);
-    number("arena_growth_bytes", settings.arena_growth_bytes);
-    number("arena_max_bytes", settings.arena_max_bytes);
-    number("max_queue", settings.max_queue);
-    auto seconds = [&](const char* key, std::chrono::milliseconds& field) {
-      if (options.contains(key))
-        field = std::chrono::milliseconds(
-            static_cast<std::int64_t>(options[key].cast<double>() * 1000));
-    };
-    seconds("load_timeout", settings.load_timeout);
-    seconds("trim_after", settings.trim_after);
-    seconds("drain_timeout", settings.drain_timeout);
-    seconds("finalize_timeout", settings.finalize_timeout);
-    if (options.contains("quiet") && options["quiet"].cast<bool>())
-      settings.logger = stderr_logger(LogLevel::Error);
     server_ = value_of(interruptible([&](std::stop_token stop) {
       settings.stop = std::move(stop);
       return Server::start(repository, settings);
@@ -134,19 +173,25 @@ class PyServer {
   PyModel model(const std::string& name, std::optional<std::int64_t> version) const {
     return PyModel(value_of(server_->model(name, version)));
   }
-  std::vector<std::string> names() const { return server_->model_names(); }
+  std::vector<std::string> names() const {
+    check(server_->check_process());
+    return server_->model_names();
+  }
   void load(const std::string& name) {
+    check(server_->check_process());  // before a thread is started for it
     auto loaded =
         interruptible([&](const std::stop_token& stop) { return server_->load(name, stop); });
-    if (!loaded) raise(loaded.error());
+    check(loaded);
   }
   void unload(const std::string& name) {
     without_gil([&] { return server_->unload(name); });
   }
   bool ready(const std::optional<std::string>& name) const {
+    check(server_->check_process());
     return name ? server_->ready(*name) : server_->ready();
   }
   py::list statistics() const {
+    check(server_->check_process());
     std::vector<server::ModelStatistics> all;
     {
       py::gil_scoped_release released;
@@ -156,7 +201,10 @@ class PyServer {
     for (const auto& model : all) result.append(statistics_of(model));
     return result;
   }
-  std::string metrics() const { return server_->metrics(); }
+  std::string metrics() const {
+    check(server_->check_process());
+    return server_->metrics();
+  }
   void shutdown() {
     py::gil_scoped_release released;
     server_->shutdown();
@@ -170,7 +218,7 @@ class PyServer {
       py::gil_scoped_release released;
       result = function();
     }
-    if (!result) raise(result.error());
+    check(result);
   }
   std::unique_ptr<Server> server_;
 };
@@ -194,7 +242,7 @@ py::list limits() {
   return result;
 }
 
-py::list check(const std::string& repository) {
+py::list check_repository(const std::string& repository) {
   using namespace py::literals;
   py::list result;
   for (const auto& model : value_of(server::check_repository(repository))) {
@@ -253,7 +301,7 @@ PYBIND11_MODULE(_server, module) {
         return value_of(server::config_to_json(text, filename));
       },
       py::arg("text"), py::arg("filename"), "A config.pbtxt as JSON.");
-  module.def("check_repository", &check, py::arg("path"),
+  module.def("check_repository", &check_repository, py::arg("path"),
              "Errors and warnings of each model's config.");
 }
 

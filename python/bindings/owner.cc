@@ -1,11 +1,16 @@
 #include "owner.h"
 
+#include <algorithm>
+
 namespace tensorferry::python {
 namespace {
 
 constexpr const char* kOwner = "tensorferry.owner";
 
 PyObject* base_of(PyObject* array) { return py::detail::array_proxy(array)->base; }
+
+constexpr int kWriteable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+int& flags_of(PyObject* array) { return py::detail::array_proxy(array)->flags; }
 
 bool is_array(PyObject* object) { return object && py::isinstance<py::array>(object); }
 
@@ -59,9 +64,29 @@ View view_of(const py::array& array) {
   return view;
 }
 
-void make_read_only(const py::array& array) {
-  for (PyObject* at = array.ptr(); is_array(at); at = base_of(at))
-    py::detail::array_proxy(at)->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+bool Gifts::has(const Owner& owner) const noexcept {
+  return std::ranges::find(gifts_, &owner, &Gift::owner) != gifts_.end();
+}
+
+void Gifts::add(Owner& owner, const py::object& keeper, const py::object& array) {
+  gifts_.push_back({&owner, keeper});
+  owner.given = true;
+  for (PyObject* at = array.ptr(); is_array(at); at = base_of(at)) {
+    if (!(flags_of(at) & kWriteable)) continue;
+    turned_.push_back(py::reinterpret_borrow<py::object>(at));
+    flags_of(at) &= ~kWriteable;
+  }
+}
+
+void Gifts::sent() noexcept {
+  turned_.clear();
+  gifts_.clear();
+}
+
+void Gifts::take_back() noexcept {
+  for (const py::object& array : turned_) flags_of(array.ptr()) |= kWriteable;
+  for (const Gift& gift : gifts_) gift.owner->given = false;
+  sent();
 }
 
 }  // namespace tensorferry::python

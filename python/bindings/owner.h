@@ -40,7 +40,31 @@ struct View {
   bool alone = true;       // nobody holds the arrays between it and the memory but itself
 };
 View view_of(const py::array& array);
-// Turns the array, and those between it and the memory, read-only.
-void make_read_only(const py::array& array);
+// What one request was given, until it is sent: a request that is refused leaves its arrays as they
+// were. The GIL guards it.
+class Gifts {
+ public:
+  Gifts() = default;
+  ~Gifts() { take_back(); }
+  Gifts(const Gifts&) = delete;
+  Gifts& operator=(const Gifts&) = delete;
+
+  bool has(const Owner& owner) const noexcept;
+  // Marks the memory as given, and turns the array over it (None: there is none) read-only.
+  // `keeper` keeps the memory.
+  void add(Owner& owner, const py::object& keeper, const py::object& array);
+  // It was sent: what was given is the model's.
+  void sent() noexcept;
+  // It was refused.
+  void take_back() noexcept;
+
+ private:
+  struct Gift {
+    Owner* owner;
+    py::object keeper;
+  };
+  std::vector<Gift> gifts_;
+  std::vector<py::object> turned_;  // arrays that were writable before
+};
 
 }  // namespace tensorferry::python

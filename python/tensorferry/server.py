@@ -41,30 +41,35 @@ class Response(dict[str, Tensor]):
 
 
 class Future:
-    """A request on its way. Thread-safe. `result()` and `await` wait for it; an `await` that is cancelled cancels it."""
+    """A request on its way. Thread-safe. `result()` and `await` wait for it; an `await` that is cancelled cancels it.
 
-    def __init__(self, call: Any, deadline: float | None) -> None:
+    In a forked child an answer that nobody had asked for yet is the parent's: asking raises `tensorferry.errors.Closed`.
+    """
+
+    def __init__(self, call: Any) -> None:
         self._call = call
-        self._deadline = deadline
         self._lock = threading.Lock()
         self._response: Response | None = None
         self._error: Exception | None = None
 
     def done(self) -> bool:
-        """Whether the answer is there."""
+        """Whether the answer is there, or the error: `result` would return or raise at once."""
         return bool(self._call.done())
 
     def cancel(self) -> None:
         """Ends it: waiting is over at once, and whatever the model still answers is dropped."""
-        self._call.cancel("CANCELLED", "the request was cancelled by the caller")
+        self._call.cancel()
 
     def result(self, timeout: float | None = None) -> Response:
         """The response, or the error that the request ended with.
 
         Raises:
             TimeoutError: it is not there after `timeout` seconds; it runs on.
-            tensorferry.Error: what went wrong.
+            tensorferry.Error: what went wrong; `errors.Timeout`: the request's own deadline passed.
         """
+        if self._response is not None:
+            return self._response
+        self._call.check_process()
         give_up = None if timeout is None else time.monotonic() + timeout
         if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
             raise TimeoutError(f"no answer within {timeout} s; the request runs on")
@@ -77,10 +82,7 @@ class Future:
         if self._error is not None:
             raise self._error
         while self._response is None and not self._call.wait(self._slice(give_up)):
-            now = time.monotonic()
-            if self._deadline is not None and now >= self._deadline:
-                self._expire()
-            elif give_up is not None and now >= give_up:
+            if give_up is not None and time.monotonic() >= give_up:
                 raise TimeoutError(f"no answer within {timeout} s; the request runs on")
         if self._response is None:
             try:
@@ -91,26 +93,19 @@ class Future:
         return self._response
 
     def _slice(self, give_up: float | None) -> float:
-        ends = [end for end in (self._deadline, give_up) if end is not None]
-        return max(0.0, min([_SLICE, *(end - time.monotonic() for end in ends)]))
+        return _SLICE if give_up is None else max(0.0, min(_SLICE, give_up - time.monotonic()))
 
     def __await__(self) -> Generator[Any, None, Response]:
         return self._answer().__await__()
 
     async def _answer(self) -> Response:
         if not self.done():
-            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             try:
-                await asyncio.wait_for(arrival(self._call), left)
-            except asyncio.TimeoutError:
-                self._expire()
+                await arrival(self._call)
             except asyncio.CancelledError:
                 self.cancel()
                 raise
         return self.result()
-
-    def _expire(self) -> None:
-        self._call.cancel("DEADLINE_EXCEEDED", "no answer within the request's timeout; it was cancelled")
 
 
 class Model:
@@ -136,7 +131,11 @@ class Model:
         return str(self._model.config)
 
     def ready(self) -> bool:
-        """Whether an instance of it can execute."""
+        """Whether an instance of it can execute.
+
+        Raises:
+            errors.Closed: this process is a fork of the server's.
+        """
         return bool(self._model.ready())
 
     def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
@@ -146,6 +145,12 @@ class Model:
         So is a view of all of it (``empty(n).reshape(...)``) that is the only one left; any other view is copied once, and
         the array stays the caller's. Views made before it is given stay writable: nothing may be written through them then.
         ``bfloat16`` works where ml_dtypes is installed.
+
+        Raises:
+            TypeError: elements of `dtype` have no fixed size that crosses (objects, strings).
+            ValueError: a dimension is negative.
+            errors.OutOfMemory: the model's arena is at its maximum, or the machine has no memory left.
+            errors.Closed: this process is a fork of the server's.
         """
         dims = [shape] if isinstance(shape, int) else list(shape)
         array: NDArray[Any] = self._model.empty(dims, np.dtype(dtype))
@@ -168,10 +173,20 @@ class Model:
                 `empty` is given; any other is copied once before this call gives control away, and never edited.
             outputs: the names that are wanted; all by default.
             parameters: what the model reads as ``request.parameters()``.
+            request_id: the caller's name for it, in errors and logs too; what the model reads as ``request.request_id()``.
+            priority: travels with the request; requests are taken in order of arrival whatever it is.
             timeout: the whole deadline in seconds. It ends the wait and cancels the request; it kills nobody.
 
         Raises:
-            tensorferry.Error: what went wrong, with `code`, `model`, `instance`, `request_id`.
+            errors.InvalidRequest: it does not fit the model, or an array in it was given before.
+            errors.QueueFull: too many requests wait already.
+            errors.OutOfMemory: there is no room for the inputs.
+            errors.Closed: the model was unloaded, or the server closed.
+            errors.ModelError, errors.StubDied: the model raised, or its process ended.
+            errors.Timeout: `timeout` passed.
+
+        All are a `tensorferry.Error` with `code`, `model`, `instance`, `request_id`. After an InvalidRequest or a QueueFull
+        nothing was sent, and arrays from `empty` are the caller's as before.
         """
         response: Response = self._infer(inputs, outputs, parameters, request_id, priority, timeout)
         return response
@@ -186,10 +201,26 @@ class Model:
         priority: int = 0,
         timeout: float | None = None,
     ) -> Future:
-        """The same without waiting. Inputs are copied or given before it returns."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        call = self._model.submit(inputs, outputs, parameters, request_id, priority, timeout)
-        return Future(call, deadline)
+        """`infer` without waiting; the arguments are the same. Inputs are copied or given before it returns.
+
+        When `timeout` has passed, the request is cancelled, whether anybody waits for it or not.
+
+        Raises:
+            tensorferry.Error: what `infer` refuses before it sends anything; what comes later is raised by the future.
+        """
+        return Future(self._model.submit(inputs, outputs, parameters, request_id, priority, timeout))
+
+
+class Statistics(dict[str, dict[str, Any]]):
+    """Names of models to what is known of each."""
+
+    @property
+    def to_reserve_bytes(self) -> int:
+        """Memory to reserve: of each model its arena's peak in the server, of each stub its PSS and its arena's peak."""
+        stubs = [stub for model in self.values() for stub in model["instances"]]
+        total: int = sum(model["arena_peak_bytes"] for model in self.values())
+        total += sum(stub["pss_bytes"] + stub["arena_peak_bytes"] for stub in stubs)
+        return total
 
 
 class Server:
@@ -199,12 +230,25 @@ class Server:
         repository: a folder as Triton has it: ``<repository>/<model>/config.pbtxt``, ``<version>/model.py``.
         models: names to load; all by default.
         python: the interpreter of models that don't name their own (``TENSORFERRY_PYTHON``); this one by default.
-        options: ``arena_max_bytes``, ``arena_initial_bytes``, ``arena_growth_bytes`` (bytes), ``load_timeout``,
-            ``drain_timeout``, ``finalize_timeout``, ``trim_after`` (seconds), ``max_queue`` (requests),
+        options: ``arena_initial_bytes``, ``arena_growth_bytes``, ``arena_max_bytes`` (bytes of each arena: one per model
+            for inputs, one per stub for outputs; see below), ``load_timeout``, ``drain_timeout``, ``finalize_timeout``,
+            ``trim_after`` (seconds), ``max_queue`` (requests that wait per model, where its config doesn't say),
             ``quiet`` (only errors are logged).
 
-    In a forked child a Server is void: it has no models and is not ready, requests raise `tensorferry.errors.Closed`, and so
-    does what had no answer yet at the fork. Nothing that a child does reaches its parent's stubs.
+    An arena begins with `arena_initial_bytes` when it is first used, and grows by `arena_growth_bytes` (by half of what it
+    has, or by what is asked for, where that is more): Triton's ``shm-default-byte-size`` and ``shm-growth-byte-size``, with
+    Triton's default of 1 MiB each. It takes at most `arena_max_bytes`, by default a quarter of this process's memory limit:
+    the smallest of its cgroups' and the host's memory.
+
+    In a forked child a Server is void, as are its models and what had no answer yet at the fork: every call raises
+    `tensorferry.errors.Closed`, but `close`, which does nothing there. Nothing that a child does reaches its parent's stubs.
+
+    Raises:
+        errors.NotFound: no such repository, model or interpreter.
+        errors.ModelError: a model raised while it was loaded.
+        tensorferry.Error: what else keeps a model from being loaded; the message names each that failed. Nothing is left
+            running then.
+        TypeError: an option that does not exist.
     """
 
     def __init__(
@@ -220,7 +264,12 @@ class Server:
         self._server = _server.Server(os.fspath(repository), wanted, str(_PAYLOAD), interpreter, options)
 
     def model(self, name: str, version: int | None = None) -> Model:
-        """A loaded model."""
+        """A loaded model.
+
+        Raises:
+            errors.NotFound: it is not loaded, or not in this version.
+            errors.Closed: the server is closed.
+        """
         return Model(self._server.model(name, version))
 
     @property
@@ -229,27 +278,39 @@ class Server:
         return list(self._server.names())
 
     def load(self, name: str) -> None:
-        """Loads a model, or loads it anew: new instances are ready before the old ones drain."""
+        """Loads a model, or loads it anew: new instances are ready before the old ones drain.
+
+        Raises:
+            errors.NotFound: the repository has no such model.
+            errors.ModelError: it raised while it was loaded.
+            errors.Closed: the server is closed.
+            tensorferry.Error: what else is wrong with it. What was loaded before goes on serving.
+        """
         self._server.load(name)
 
     def unload(self, name: str) -> None:
-        """Drains and ends a model's processes."""
+        """Drains and ends a model's processes. Requests that are inside after `drain_timeout` fail.
+
+        Raises:
+            errors.NotFound: it is not loaded.
+            errors.Closed: the server is closed.
+        """
         self._server.unload(name)
 
     def ready(self, name: str | None = None) -> bool:
         """Whether a model, or every loaded one, can execute."""
         return bool(self._server.ready(name))
 
-    def statistics(self) -> dict[str, dict[str, Any]]:
-        """Per model: counts, times (ns), bytes copied, memory; per instance: state, pid, restarts, PSS (bytes)."""
-        return {model["name"]: model for model in self._server.statistics()}
+    def statistics(self) -> Statistics:
+        """Per model: counts, times (ns), bytes copied, memory; per instance: state, pid, restarts, memory (PSS, arena)."""
+        return Statistics((model["name"], model) for model in self._server.statistics())
 
     def metrics(self) -> str:
         """Prometheus text format."""
         return str(self._server.metrics())
 
     def close(self) -> None:
-        """Refuses new requests, waits for those inside, ends the processes. Responses stay valid."""
+        """Refuses new requests, waits for those inside, ends the processes. Responses stay valid. Raises nothing."""
         self._server.shutdown()
 
     def __enter__(self) -> Server:

@@ -37,11 +37,11 @@ BIG = 1 << 16  # elements of float32
 ONE = "x = tensors[0].as_numpy()\ndel tensors\n"
 
 
-def write_model(folder: Path, body: str, dtype: str = "TYPE_FP32", max_batch: int = 0) -> None:
-    """A repository with the model `m`."""
+def write_model(folder: Path, body: str, dtype: str = "TYPE_FP32", max_batch: int = 0, delay_us: int = 200_000) -> None:
+    """A repository with the model `m`. With `max_batch`, 4 requests that come within `delay_us` are one batch."""
     (folder / "m" / "1").mkdir(parents=True)
-    batching = "dynamic_batching { max_queue_delay_microseconds: 200000 preferred_batch_size: [ 4 ] }" if max_batch else ""
-    config = CONFIG % (max_batch, dtype, dtype, dtype, batching)
+    batching = f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} preferred_batch_size: [ 4 ] }}"
+    config = CONFIG % (max_batch, dtype, dtype, dtype, batching if max_batch else "")
     (folder / "m" / "config.pbtxt").write_text(config)
     method = "    def answers(self, tensors):\n" + textwrap.indent(textwrap.dedent(body), " " * 8)
     (folder / "m" / "1" / "model.py").write_text(MODEL + method + "\n")
@@ -50,8 +50,10 @@ def write_model(folder: Path, body: str, dtype: str = "TYPE_FP32", max_batch: in
 class Loaded:
     """A server with one model whose `answers(self, tensors)` has the given body."""
 
-    def __init__(self, folder: Path, body: str, dtype: str = "TYPE_FP32", max_batch: int = 0, **options: Any) -> None:
-        write_model(folder, body, dtype, max_batch)
+    def __init__(
+        self, folder: Path, body: str, dtype: str = "TYPE_FP32", max_batch: int = 0, delay_us: int = 200_000, **options: Any
+    ) -> None:
+        write_model(folder, body, dtype, max_batch, delay_us)
         self.server = tensorferry.Server(folder, **options)
         self.model = self.server.model("m")
 

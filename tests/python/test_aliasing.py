@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import textwrap
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from loaded_model import BIG, ONE, Load, Loaded
+from site_of_models import until
 
+import tensorferry
 from tensorferry import errors
 
 
@@ -251,9 +255,11 @@ def test_an_array_that_grows_and_shrinks_in_place_is_what_it_says(load: Load) ->
     ],
 )
 def test_one_memory_in_a_whole_batch_is_nobodys_twice(load: Load, body: str) -> None:
-    loaded = load(body, max_batch=4)
+    loaded = load(body, max_batch=4, delay_us=60_000_000)
     futures = [loaded.model.infer_async({"IN": np.zeros((1, 4096), np.float32)}) for _ in range(4)]
     answers = [np.asarray(future.result()["OUT"]) for future in futures]
+    assert until(lambda: loaded.server.statistics()["m"]["executions"])
+    assert loaded.server.statistics()["m"]["executions"] == 1
     assert all(full_of(answer, 7) for answer in answers)
     edit(answers)
 
@@ -310,6 +316,111 @@ def test_an_array_that_moved_is_neither_moved_nor_given_again(load: Load) -> Non
     assert all(full_of(answer, 5) for answer in answers)
     edit(answers)
     assert loaded.server.statistics()["m"]["instances"][0]["restarts"] == 0
+
+
+# ------------------------------------------------------------- requests that come to nothing, or not yet
+
+GATE = """
+import os, time
+open({began!r}, "w").close()
+while not os.path.exists({go!r}):
+    time.sleep(0.01)
+"""
+
+
+def gated(load: Load, folder: Path, body: str) -> tuple[Loaded, Path, Path]:
+    """A model that begins, then waits for the second file before it looks at its input."""
+    began, go = folder / "began", folder / "go"
+    return load(GATE.format(began=str(began), go=str(go)) + textwrap.dedent(body)), began, go
+
+
+@pytest.mark.parametrize("count", [4, BIG], ids=["inline", "arena"])
+def test_an_array_edited_right_after_infer_async_has_crossed_as_it_was(load: Load, tmp_path: Path, count: int) -> None:
+    loaded, _, go = gated(load, tmp_path, "return [Response([Tensor('OUT', tensors[0].as_numpy())])]")
+    array = np.full(count, 3, np.float32)
+    future = loaded.model.infer_async({"IN": array})
+    array[:] = -1
+    go.touch()
+    assert full_of(np.asarray(future.result()["OUT"]), 3)
+    assert full_of(array, -1)
+
+
+@pytest.mark.parametrize("ending", ["timeout", "cancel"])
+def test_an_array_of_a_request_that_was_given_up_is_given_and_not_used_again(
+    load: Load, tmp_path: Path, ending: str
+) -> None:
+    """As long as the stub may write to it."""
+    loaded, began, go = gated(load, tmp_path, "x = tensors[0].as_numpy()\nx[:] = 99\nreturn [Response([Tensor('OUT', x)])]")
+    array = loaded.given(1)
+    address = array.__array_interface__["data"][0]
+    future = loaded.model.infer_async({"IN": array}, timeout=0.2 if ending == "timeout" else None)
+    assert until(began.exists)
+    if ending == "cancel":
+        future.cancel()
+    with pytest.raises(tensorferry.Error) as caught:
+        future.result()
+    assert caught.value.code == {"timeout": "DEADLINE_EXCEEDED", "cancel": "CANCELLED"}[ending]
+    assert not array.flags.writeable
+    with pytest.raises(errors.InvalidRequest, match=r"given to an earlier request: call model\.empty again"):
+        loaded.model.infer({"IN": array})
+    del array, future, caught
+    gc.collect()
+    others = [loaded.given(7) for _ in range(8)]
+    assert address not in [other.__array_interface__["data"][0] for other in others]
+    go.touch()
+    assert until(lambda: loaded.server.statistics()["m"]["executions"] == 1)
+    assert all(full_of(other, 7) for other in others)
+    held = sum(other.nbytes for other in others)
+    assert until(lambda: loaded.server.statistics()["m"]["arena_bytes_in_use"] == held)
+
+
+REFUSED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "unknown input": lambda array: {"WRONG": array},
+    "a second input that the model doesn't have": lambda array: {"IN": array, "WRONG": np.zeros(4, np.float32)},
+    "a second input that can't cross": lambda array: {"IN": array, "WRONG": np.zeros(4, ">f4")},
+    "the same twice": lambda array: {"IN": array, "WRONG": array},
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("way", ["infer", "infer_async"])
+def test_a_request_that_is_refused_leaves_its_arrays_as_they_were(
+    load: Load, wrong: Callable[[Any], dict[str, Any]], way: str
+) -> None:
+    loaded = load("return [Response([Tensor('OUT', tensors[0].as_numpy())])]")
+    array = loaded.given(1)
+    with pytest.raises(errors.InvalidRequest):
+        getattr(loaded.model, way)(wrong(array))
+    assert array.flags.writeable
+    array[:] = 5
+    before = tensorferry._server.copy_counts()["host_calls"]
+    assert full_of(np.asarray(loaded.model.infer({"IN": array})["OUT"]), 5)
+    assert tensorferry._server.copy_counts()["host_calls"] == before
+    assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2, BIG), np.float32), (BIG, np.int32)], ids=["shape", "dtype"])
+def test_an_array_that_does_not_fit_is_refused_as_often_as_it_is_sent(load: Load, shape: Any, dtype: type) -> None:
+    loaded = load("return [Response([Tensor('OUT', tensors[0].as_numpy())])]")
+    array = loaded.model.empty(shape, dtype)
+    for _ in range(2):
+        with pytest.raises(errors.InvalidRequest, match=r"inference input 'IN' has .*, model 'm' expects"):
+            loaded.model.infer({"IN": array})
+        assert array.flags.writeable
+
+
+def test_what_was_read_only_or_an_answer_stays_so_when_it_is_refused(load: Load) -> None:
+    loaded = load("return [Response([Tensor('OUT', tensors[0].as_numpy())])]")
+    array = loaded.given(1)
+    array.flags.writeable = False
+    answer = np.asarray(tensorferry.give(loaded.model.infer({"IN": loaded.given(2)})["OUT"]))
+    for each, writeable in ((array, False), (answer, True)):
+        with pytest.raises(errors.InvalidRequest, match="unexpected inference input 'WRONG'"):
+            loaded.model.infer({"WRONG": each})
+        assert each.flags.writeable == writeable
+        loaded.model.infer({"IN": each})
+        with pytest.raises(errors.InvalidRequest, match="given to an earlier request"):
+            loaded.model.infer({"IN": each})
 
 
 # ---------------------------------------------------------------------- answers that come to nothing
@@ -518,6 +629,25 @@ def test_what_has_no_elements_or_no_axes_keeps_its_shape(site: Any) -> None:
             assert out["OUT"].shape == matrix.shape
             assert out["SUM"].shape == ()
             assert np.asarray(out["SUM"]) == matrix.sum()
+
+
+class OnlyAnInterface:
+    """An array of a library that knows of NumPy's protocol alone."""
+
+    def __init__(self, array: Any) -> None:
+        self.kept = array
+        self.__array_interface__ = array.__array_interface__
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["packed", "strided"])
+def test_an_object_with_only_the_array_interface_is_an_array(load: Load, step: int) -> None:
+    loaded = load("x = tensors[0].as_numpy()\nx += 1\ndel tensors\nreturn [Response([Tensor('OUT', x)])]")
+    array = np.arange(BIG, dtype=np.float32)
+    before = tensorferry._server.copy_counts()["host_bytes"]
+    out = loaded.model.infer({"IN": OnlyAnInterface(array[::step])})
+    assert tensorferry._server.copy_counts()["host_bytes"] - before == BIG * 4 // step
+    np.testing.assert_array_equal(np.asarray(out["OUT"]), np.arange(1, BIG + 1, step))
+    np.testing.assert_array_equal(array, np.arange(BIG))
 
 
 def test_big_endian_arrays_are_refused_with_a_way_out(load: Load) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import signal
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from site_of_models import Site, until
+from site_of_models import CONFIG, Site, until
 
 import tensorferry
 from tensorferry import errors
@@ -95,6 +98,41 @@ def test_a_future_that_nobody_keeps_runs_on(shared: Site, model: tensorferry.Mod
     before = shared.server.statistics()["m"]["succeeded"]
     model.infer_async(sleep_for(0.05))
     assert until(lambda: shared.server.statistics()["m"]["succeeded"] == before + 1)
+
+
+def test_a_deadline_ends_the_request_though_nobody_waits(shared: Site, model: tensorferry.Model) -> None:
+    before = cancelled(shared)
+    future = model.infer_async(sleep_for(0.4), timeout=0.05)
+    behind = model.infer_async(sleep_for(0), timeout=0.05)
+    model.infer_async(sleep_for(0), timeout=0.05)  # nor keeps it
+    assert until(lambda: cancelled(shared) == before + 3)
+    assert future.done()
+    model.infer(sleep_for(0), timeout=30)
+    for late in (future, behind):  # the model has ended with the first since
+        with pytest.raises(errors.Timeout, match="no answer within the request's timeout"):
+            late.result()
+
+
+def test_a_deadline_that_is_kept_changes_nothing(shared: Site, model: tensorferry.Model) -> None:
+    before = cancelled(shared)
+    futures = [model.infer_async(sleep_for(0), timeout=60 + i % 2) for i in range(20)]
+    assert all(np.asarray(future.result()["OUT"])[0] == 0 for future in futures)
+    assert cancelled(shared) == before
+
+
+def test_ctrl_c_ends_the_wait_for_a_future_and_the_request_runs_on(site: Site, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    body = f"while not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\nreturn answers(requests)"
+    future = site.execute("waits", body).infer_async({"IN": np.full(4, 3, np.float32)})
+    main = threading.get_ident()
+    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        future.result()
+    timer.join()
+    assert not future.done()
+    go.touch()
+    assert np.asarray(future.result()["OUT"])[0] == 3
 
 
 def test_many_threads_may_wait_for_one_future(model: tensorferry.Model) -> None:
@@ -263,7 +301,182 @@ def test_names_and_versions_that_are_not_served_are_not_found(shared: Site) -> N
         shared.server.model("m", version=2)
 
 
+TWO_INPUTS = """
+backend: "python"
+max_batch_size: 4
+input [ { name: "IN", data_type: TYPE_FP32, dims: [ 3 ] }, { name: "SECOND", data_type: TYPE_INT64, dims: [ -1 ] } ]
+output [ { name: "OUT", data_type: TYPE_FP32, dims: [ 3 ] } ]
+"""
+FITS = {"IN": np.ones((1, 3), np.float32), "SECOND": np.ones((1, 5), np.int64)}
+TAKES = {  # instead of what fits → what is said
+    "shape": ({"IN": np.ones((1, 4), np.float32)}, r"'IN' has shape \[1,4\], model 'm' expects a batch of \[3\]"),
+    "rank": ({"SECOND": np.ones(1, np.int64)}, r"'SECOND' has shape \[1\], model 'm' expects a batch of \[-1\]"),
+    "missing": ({"SECOND": None}, "'SECOND' is missing: model 'm' needs 'IN', 'SECOND'"),
+    "batch too large": ({"IN": np.ones((5, 3), np.float32)}, "'IN' has batch size 5, model 'm' takes 1 to 4"),
+    "batch of nothing": ({"IN": np.ones((0, 3), np.float32)}, "'IN' has batch size 0, model 'm' takes 1 to 4"),
+    "batches that differ": ({"SECOND": np.ones((2, 5), np.int64)}, "'SECOND' has batch size 2, another .* has 1"),
+    "dtype": ({"IN": np.ones((1, 3), np.float64)}, "'IN' has dtype float64, model 'm' expects float32"),
+    "unknown": ({"THIRD": np.ones(1)}, "unexpected inference input 'THIRD': model 'm' has inputs 'IN', 'SECOND'"),
+}
+
+
+def test_a_wrong_request_is_told_what_was_expected_and_is_never_sent(site: Site) -> None:
+    model = site.execute("m", "return answers(requests)", TWO_INPUTS)
+    model.infer(FITS)
+    assert until(lambda: site.server.statistics()["m"]["executions"] == 1)
+    before = site.server.statistics()["m"]
+    for instead, expected in TAKES.values():
+        inputs = {name: value for name, value in {**FITS, **instead}.items() if value is not None}
+        for way in (model.infer, model.infer_async):
+            with pytest.raises(errors.InvalidRequest, match=expected) as caught:
+                way(inputs, request_id="mine")
+            assert (caught.value.code, caught.value.model, caught.value.request_id) == ("INVALID_ARG", "m", "mine")
+    with pytest.raises(errors.InvalidRequest, match="unexpected inference output 'NONE': model 'm' has outputs 'OUT'"):
+        model.infer(FITS, outputs=["NONE"])
+    after = site.server.statistics()["m"]
+    counts = ("executions", "succeeded", "failed", "cancelled", "in_flight")
+    assert {key: after[key] for key in counts} == {key: before[key] for key in counts}
+
+
+IN_BATCHES = """
+backend: "python"
+max_batch_size: 4
+input [ { name: "IN", data_type: TYPE_FP32, dims: [ -1 ] } ]
+output [ { name: "OUT", data_type: TYPE_FP32, dims: [ -1 ] }, { name: "SEEN", data_type: TYPE_STRING, dims: [ 1 ] } ]
+dynamic_batching { %s }
+"""
+
+
+# Of a queue's limit: the config, the Server's options, and how many requests are in the stub while one runs.
+LIMITS = {
+    "config": (IN_BATCHES % "preferred_batch_size: [ 1 ] default_queue_policy { max_queue_size: 2 }", {}, 1),
+    "config before option": (
+        IN_BATCHES % "preferred_batch_size: [ 1 ] default_queue_policy { max_queue_size: 2 }",
+        {"max_queue": 100},
+        1,
+    ),
+    "option": (CONFIG, {"max_queue": 2}, 2),
+}
+
+
+@pytest.mark.parametrize(("config", "options", "inside"), LIMITS.values(), ids=LIMITS.keys())
+def test_a_full_queue_refuses_and_answers_those_inside(
+    site: Site, tmp_path: Path, config: str, options: dict[str, int], inside: int
+) -> None:
+    go = tmp_path / "go"
+    body = f"while not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\nreturn answers(requests)"
+    site.add("m", "class TritonPythonModel:\n    def execute(self, requests):\n" + textwrap.indent(body, "        "), config)
+    model = site.start(**options).model("m")
+    shape = (1, 2048) if "max_batch_size" in config else (2048,)
+    futures = [model.infer_async({"IN": np.full(shape, i, np.float32)}) for i in range(inside + 2)]
+    assert site.server.statistics()["m"]["queued"] == 2
+    given = model.empty(shape)
+    given[:] = 7
+    for way in (model.infer, model.infer_async):
+        with pytest.raises(errors.QueueFull, match=r"queue of model 'm' is full \(2 requests\).*max_queue") as caught:
+            way({"IN": given}, request_id="mine")
+        assert (caught.value.code, caught.value.request_id) == ("QUEUE_FULL", "mine")
+        assert given.flags.writeable
+    go.touch()
+    for i, future in enumerate(futures):
+        assert np.all(np.asarray(future.result()["OUT"]) == i)
+    assert np.all(np.asarray(model.infer({"IN": given})["OUT"]) == 7)
+
+
+TELLS_WHAT_IT_SAW = """
+while not os.path.exists(GO):
+    time.sleep(0.01)
+import json
+found = []
+for request in requests:
+    seen = [len(requests), request.request_id(), json.loads(request.parameters() or "{}"), request.timeout()]
+    x = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+    text = np.array([[json.dumps(seen)]] * len(x), object)
+    found.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", x), pb_utils.Tensor("SEEN", text)]))
+return found
+"""
+
+
+def test_requests_of_one_batch_keep_what_is_their_own(site: Site, tmp_path: Path) -> None:
+    """They wait while another runs, so that they are one batch."""
+    go = tmp_path / "go"
+    body = f"GO = {str(go)!r}\n{TELLS_WHAT_IT_SAW}"
+    model = site.execute("m", body, IN_BATCHES % "preferred_batch_size: [ 4 ]")
+    first = model.infer_async({"IN": np.zeros((1, 8), np.float32)})
+    futures = [
+        model.infer_async(
+            {"IN": np.full((1 + i % 2, 8), i, np.float32)},
+            request_id=f"request {i}",
+            parameters={"number": i, "text": f"{i}"} if i else None,
+            priority=i,
+            timeout=60 + i,
+        )
+        for i in range(3)
+    ]
+    go.touch()
+    first.result()
+    for i, future in enumerate(futures):
+        out = future.result()
+        assert np.array_equal(np.asarray(out["OUT"]), np.full((1 + i % 2, 8), i))
+        parameters = {"number": i, "text": f"{i}"} if i else {}
+        timeout = (60 + i) * 1_000_000
+        assert json.loads(out["SEEN"].numpy()[0, 0]) == [3, f"request {i}", parameters, timeout]
+    assert until(lambda: site.server.statistics()["m"]["executions"] == 2)
+
+
 # ---------------------------------------------------------------------------- what a Server tells and does
+def test_an_option_that_does_not_exist_is_refused_with_those_that_do(site: Site) -> None:
+    with pytest.raises(TypeError, match=r"no option 'arena_maximum'; there are .*arena_max_bytes") as caught:
+        site.start(arena_maximum=1 << 30)
+    known = str(caught.value).partition("there are ")[2].split(", ")
+    assert len(known) > 5
+    assert all(name in str(tensorferry.Server.__doc__) for name in known)
+
+
+MIB = 1 << 20
+
+
+def test_arenas_begin_and_grow_by_the_sizes_that_are_given(site: Site) -> None:
+    """The server's and the stub's."""
+    site.execute("m", "return answers(requests, lambda x: x + 1)")
+    site.close()
+    server = site.start(arena_initial_bytes=3 * MIB, arena_growth_bytes=5 * MIB, arena_max_bytes=9 * MIB)
+    model = server.model("m")
+
+    def arenas() -> tuple[int, int]:
+        statistics = server.statistics()["m"]
+        return statistics["arena_bytes"], statistics["instances"][0]["arena_bytes"]
+
+    assert arenas()[0] == 0
+    given = [model.empty(2 * MIB, np.uint8)]
+    assert arenas()[0] == 3 * MIB
+    given.append(model.empty(2 * MIB, np.uint8))
+    assert arenas()[0] == (3 + 5) * MIB
+    with pytest.raises(errors.OutOfMemory, match="arena"):
+        model.empty(8 * MIB, np.uint8)
+    assert arenas()[0] == 8 * MIB
+    del given
+    held = [model.infer({"IN": np.ones(MIB // 2, np.float32)})]
+    assert arenas()[1] == 3 * MIB
+    held.append(model.infer({"IN": np.ones(MIB // 2, np.float32)}))
+    assert arenas()[1] == (3 + 5) * MIB
+
+
+def test_statistics_tell_the_memory_to_reserve(shared: Site, model: tensorferry.Model) -> None:
+    x = model.empty(MIB, np.float32)
+    x[:] = 0
+    model.infer({"IN": x})
+    statistics = shared.server.statistics()
+    assert statistics["m"]["arena_peak_bytes"] >= 4 * MIB
+    expected = 0
+    for one in statistics.values():
+        expected += one["arena_peak_bytes"]
+        for stub in one["instances"]:
+            expected += stub["pss_bytes"] + stub["arena_peak_bytes"]
+    assert statistics.to_reserve_bytes == expected
+    assert tensorferry.server.Statistics().to_reserve_bytes == 0
+
+
 def test_only_the_models_that_are_named_are_loaded_and_others_later(site: Site) -> None:
     site.add("later", EXECUTE)
     server = site.start(models=["other"])

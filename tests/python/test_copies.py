@@ -96,7 +96,9 @@ def test_a_given_array_moves_once(load: Load) -> None:
 
 def test_strings_are_copied_once_each_way(load: Load) -> None:
     loaded = load("return [Response([Tensor('OUT', tensors[0].as_numpy())])]", dtype="TYPE_STRING")
+    before = tensorferry._server.copy_counts()["host_bytes"]
     out = loaded.model.infer({"IN": [b"x" * 100] * 1000})
+    assert tensorferry._server.copy_counts()["host_bytes"] - before == 104 * 1000
     assert loaded.copied() == 104 * 1000
     assert list(out["OUT"].numpy()) == [b"x" * 100] * 1000
 
@@ -108,9 +110,22 @@ def test_strings_that_nobody_read_pass_through(load: Load) -> None:
     assert list(out["IN" if "IN" in out else "OUT"].numpy()) == [b"y" * 100] * 1000
 
 
+def added(before: dict[str, int]) -> dict[str, int]:
+    """What this process has copied since."""
+    return {key: value - before[key] for key, value in tensorferry._server.copy_counts().items()}
+
+
 def test_a_scalar_travels_inside_its_message(load: Load) -> None:
     loaded = load("return [Response([Tensor('OUT', np.float32(tensors[0].as_numpy().sum()).reshape(1))])]")
-    assert np.asarray(loaded.model.infer({"IN": loaded.given(1)})["OUT"])[0] == BIG
+    given = loaded.given(1)
+    before = tensorferry._server.copy_counts()
+    assert np.asarray(loaded.model.infer({"IN": given})["OUT"])[0] == BIG
+    out_of_the_message = {"host_calls": 0, "host_bytes": 0, "inline_calls": 1, "inline_bytes": 4}
+    assert added(before) == out_of_the_message
+    before = tensorferry._server.copy_counts()
+    assert np.asarray(loaded.model.infer({"IN": np.float32([7])})["OUT"])[0] == 7
+    there_and_back = {"host_calls": 0, "host_bytes": 0, "inline_calls": 3, "inline_bytes": 12}  # request, message, answer
+    assert added(before) == there_and_back
     assert loaded.copied() == 0
 
 

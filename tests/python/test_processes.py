@@ -100,6 +100,26 @@ FORKED = """
 """
 
 
+def test_a_child_that_is_terminated_as_soon_as_it_is_there_ends(site: Site) -> None:
+    """What ends its workers so: multiprocessing.Pool."""
+    body = """
+    import multiprocessing
+    codes = []
+    for _ in range(50):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(5)
+        codes.append(child.exitcode or 0)
+        if child.exitcode is None:
+            child.kill()
+            break
+    return answers(requests, lambda x: np.array(codes, np.float32))
+    """
+    site.execute("m", body)
+    assert set(site.ask("m")) == {-signal.SIGTERM}
+
+
 def test_after_a_fork_parent_and_child_have_their_own_arrays(site: Site) -> None:
     site.execute("m", FORKED)
     for _ in range(3):

@@ -60,7 +60,8 @@ class SchedulerTest : public testing::Test {
 
   // A request with some small inputs.
   std::shared_ptr<CallState> make(const std::string& id, std::int64_t batch = 1,
-                                  std::size_t inputs = 1, std::function<void()> on_done = {}) {
+                                  std::size_t inputs = 1, std::function<void()> on_done = {},
+                                  const Deadline& deadline = {}) {
     Request request;
     request.id = id;
     for (std::size_t i = 0; i < inputs; ++i) {
@@ -71,7 +72,7 @@ class SchedulerTest : public testing::Test {
       input.data = Buffer::ordinary(static_cast<std::size_t>(input.shape[0]));
     }
     auto call = std::make_shared<CallState>();
-    call->prepare(scheduler_, std::move(request), std::move(on_done));
+    call->prepare(scheduler_, std::move(request), std::move(on_done), deadline);
     call->set_batch_size(batch);
     return call;
   }

@@ -181,6 +181,42 @@ TEST_F(SchedulerTest, ARunningOneThatIsCancelledEndsAtOnceAndTheStubIsTold) {
   expect_answered(*next);
 }
 
+// By the scheduler's thread: nothing here waits for the call itself.
+TEST_F(SchedulerTest, WhatHasADeadlineEndsThenThoughNobodyWaitsForIt) {
+  start({});
+  connect();
+  auto late = [&](const std::string& id, milliseconds after) {
+    auto call = make(id, 1, 1, {}, Clock::now() + after);
+    EXPECT_TRUE(scheduler_->submit(call));
+    return call;
+  };
+  auto patient = late("patient", hours(1));
+  auto running = late("running", milliseconds(20));
+  auto queued_too = late("queued", milliseconds(10));
+  while (!running->done() || !queued_too->done()) std::this_thread::yield();
+  EXPECT_EQ(outcome(*running), ErrorCode::DeadlineExceeded);
+  EXPECT_EQ(outcome(*queued_too), ErrorCode::DeadlineExceeded);
+  // One more, after the thread has gone back to sleep.
+  auto again = late("again", milliseconds(1));
+  while (!again->done()) std::this_thread::yield();
+  EXPECT_EQ(scheduler_->counts().cancelled, 3u);
+  EXPECT_FALSE(patient->done());
+  SeenBatch batch = stub().next_batch();
+  EXPECT_EQ(ids(batch), Ids{"patient"});
+  answer(batch);
+  expect_answered(*patient);
+}
+
+TEST_F(SchedulerTest, WhatWasAnsweredInTimeIsNotKeptUntilItsDeadline) {
+  start({});
+  connect();
+  auto call = make("a", 1, 1, {}, Clock::now() + hours(1));
+  ASSERT_TRUE(scheduler_->submit(call));
+  answer(stub().next_batch());
+  expect_answered(*call);
+  while (call.use_count() > 1) std::this_thread::yield();  // the reader lets go of it
+}
+
 TEST_F(SchedulerTest, AClosedOneRefusesAndDrainsWithinItsLimit) {
   start({});
   connect();

@@ -1,8 +1,11 @@
 // The embedded server with real stubs: models written into a folder of the test's own.
 #include <gmock/gmock.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <tensorferry/server/server.h>
+#include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -281,6 +284,46 @@ TEST_F(ServerTest, AModelThatClosesAllDescriptorsIsKilledWithThatReason) {
   auto response = infer("closes", 4, 0);
   ASSERT_FALSE(response);
   EXPECT_THAT(response.error().message, HasSubstr("its control socket was closed while it ran"));
+}
+
+// Exit code of a child that asks what it is told to, and does not wait for a lock for ever.
+template <class Function>
+int in_a_child(Function&& asks) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(10);
+    ::_exit(asks() ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  return status;
+}
+
+TEST_F(ServerTest, AForkedChildsHandlesAreVoidWhateverLocksThreadsHeld) {
+  add_model("echo", "        return x\n");
+  ASSERT_TRUE(start());
+  Model model = server_->model("echo").value();
+  auto again_and_again = [](auto&& what) {
+    return std::jthread([what](const std::stop_token& stop) {
+      while (!stop.stop_requested()) (void)what();
+    });
+  };
+  auto handle = [&model] { return model.version(); };
+  const std::array threads{again_and_again(handle), again_and_again(handle),
+                           again_and_again([this] { return server_->statistics(); })};
+  for (int i = 0; i < 20; ++i) {
+    const int status = in_a_child([&] {
+      server_->shutdown();  // nothing
+      auto refused = model.allocate(1 << 20);
+      return !refused && refused.error().code == ErrorCode::Closed && !model.check_process() &&
+             !server_->check_process() && !server_->model("echo") && !server_->load("echo") &&
+             !server_->unload("echo") && !model.ready() && !server_->ready() &&
+             model.version() == 1 && server_->model_names().empty() &&
+             server_->statistics().empty() && model.statistics().instances.empty();
+    });
+    ASSERT_EQ(status, 0) << "fork " << i;
+  }
+  EXPECT_TRUE(infer("echo", 4, 3));
 }
 
 TEST_F(ServerTest, ATimeoutEndsTheWaitAndKillsNobody) {

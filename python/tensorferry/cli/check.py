@@ -14,12 +14,13 @@ from ._render import FAILED, IMPATIENT, console, count, emit_json, show_error, s
 _Found = dict[str, Any]
 
 
-def _memory(repository: str) -> list[_Found]:
-    """Per model what the server's side holds, per stub what its process holds, now that all are loaded."""
+def _memory(repository: str) -> tuple[list[_Found], int]:
+    """Per model what the server's side holds, per stub what its process holds, now that all are loaded; and the total."""
     with waiting("loading the models"):
         server = Server(repository, **IMPATIENT)
     with server:
-        return [
+        statistics = server.statistics()
+        memory = [
             {
                 "model": name,
                 "arena_peak_bytes": model["arena_peak_bytes"],
@@ -28,15 +29,9 @@ def _memory(repository: str) -> list[_Found]:
                     for one in model["instances"]
                 ],
             }
-            for name, model in server.statistics().items()
+            for name, model in statistics.items()
         ]
-
-
-def _to_reserve(memory: list[_Found]) -> int:
-    stubs = [stub for model in memory for stub in model["stubs"]]
-    total: int = sum(model["arena_peak_bytes"] for model in memory)
-    total += sum(stub["pss_bytes"] + stub["arena_peak_bytes"] for stub in stubs)
-    return total
+    return memory, statistics.to_reserve_bytes
 
 
 def _show_configs(models: list[_Found]) -> None:
@@ -48,7 +43,7 @@ def _show_configs(models: list[_Found]) -> None:
             console.print(f"{place}: {one['severity']}: {one['message']}", markup=False, soft_wrap=True)
 
 
-def _show_memory(memory: list[_Found]) -> None:
+def _show_memory(memory: list[_Found], to_reserve: int) -> None:
     table = Table("model", "stub", "PSS", "arena peak", title="Memory, loaded and idle", title_justify="left")
     for model in memory:
         table.add_row(escape(model["model"]), "(inputs, in the server)", "", size(model["arena_peak_bytes"]))
@@ -56,8 +51,7 @@ def _show_memory(memory: list[_Found]) -> None:
             table.add_row("", escape(stub["instance"]), size(stub["pss_bytes"]), size(stub["arena_peak_bytes"]))
     console.print(table)
     console.print(
-        f"to reserve: {size(_to_reserve(memory))}, and what your requests add: Server.statistics() has the same numbers "
-        "under load"
+        f"to reserve: {size(to_reserve)}, and what your requests add: Server.statistics() has the same numbers under load"
     )
 
 
@@ -71,23 +65,24 @@ def check(repository: str, load: bool, as_json: bool) -> None:
     severities = [one["severity"] for model in models for one in model["diagnostics"]]
     wrong, warned = severities.count("error"), severities.count("warning")
     memory: list[_Found] = []
+    to_reserve = 0
     failure: Error | None = None
     if load and not wrong:
         try:
-            memory = _memory(repository)
+            memory, to_reserve = _memory(repository)
         except Error as error:
             failure = error
     if as_json:
         found = {"models": models, "errors": wrong, "warnings": warned}
         if load:
-            found |= {"memory": memory, "to_reserve_bytes": _to_reserve(memory)}
+            found |= {"memory": memory, "to_reserve_bytes": to_reserve}
             found["load_error"] = str(failure) if failure else None
         emit_json(found)
     else:
         _show_configs(models)
         console.print(f"{count(len(models), 'model')}, {count(wrong, 'error')}, {count(warned, 'warning')}")
         if memory:
-            _show_memory(memory)
+            _show_memory(memory, to_reserve)
     if failure:
         show_error(failure)
     if wrong or failure:

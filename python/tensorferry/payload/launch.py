@@ -45,19 +45,30 @@ def _leave_signals_to_the_server(signal, os):
     """A terminal's Ctrl-C and a TERM to the group are the server's business: it drains first, then says Finalize.
 
     A handler and not SIG_IGN, which children would inherit through exec too: multiprocessing ends its workers by SIGTERM.
+    What comes for a forked child before it has the usual handlers waits until it has them.
     """
+    from _thread import get_ident
 
     def ignore(number, frame):
         pass
 
     defaults = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    masks = {}  # of the threads that fork just now
+
+    def block():
+        masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, defaults)
+
+    def unblock():
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(get_ident()))
+
     def in_a_forked_child():
         for number, default in defaults.items():
             if signal.getsignal(number) is ignore:
                 signal.signal(number, default)
+        unblock()
 
-    os.register_at_fork(after_in_child=in_a_forked_child)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=in_a_forked_child)
 
 
 def _load_file(name, path):

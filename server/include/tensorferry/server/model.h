@@ -4,7 +4,7 @@
 #include <tensorferry/server/buffer.h>
 #include <tensorferry/server/model_config.h>
 #include <tensorferry/server/request.h>
-#include <tensorferry/transport/copy.h>
+#include <tensorferry/server/statistics.h>
 #include <tensorferry/transport/deadline.h>
 
 #include <cstddef>
@@ -13,44 +13,12 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 namespace tensorferry::server {
 
 class CallState;
 class ModelSlot;
 class ModelState;
-
-struct InstanceStatistics {
-  std::string name;
-  int pid = 0;        // 0: no stub just now
-  std::string state;  // "ready", "starting", "waiting to restart", "stopped"
-  std::uint64_t restarts = 0;
-  std::size_t pss_bytes = 0;          // of the stub process; 0 where the kernel doesn't tell
-  std::size_t arena_bytes = 0;        // segments of the stub's arena, now
-  std::size_t arena_peak_bytes = 0;   // the same, at most at one time
-  std::size_t answers_out_bytes = 0;  // ranges of its arena that callers hold
-};
-
-struct ModelStatistics {
-  std::string name;
-  std::int64_t version = 0;
-  bool ready = false;
-  std::uint64_t succeeded = 0;
-  std::uint64_t failed = 0;
-  std::uint64_t cancelled = 0;
-  std::uint64_t executions = 0;         // calls of execute()
-  std::uint64_t queue_ns = 0;           // summed over requests
-  std::uint64_t execute_ns = 0;         // summed over executions, in the stub
-  std::uint64_t total_ns = 0;           // summed over requests: submit to answer
-  std::uint64_t stub_copied_bytes = 0;  // payload copied by the stubs
-  std::size_t queued = 0;
-  std::size_t in_flight = 0;
-  std::size_t arena_bytes_in_use = 0;  // of the host arena
-  std::size_t arena_bytes = 0;         // its segments, now
-  std::size_t arena_peak_bytes = 0;    // the same, at most at one time
-  std::vector<InstanceStatistics> instances;
-};
 
 // A submitted request. Dropping the handle lets it run on; nobody gets the answer then. A handle is
 // used by one thread at a time; a copy of it may cancel from another thread. In a forked child it
@@ -89,6 +57,8 @@ class Model {
   std::int64_t version() const noexcept;
   ModelConfig config() const;   // as completed
   bool ready() const noexcept;  // at least one instance's stub lives and is initialised
+  // Closed in a process that was forked from the one that loaded it.
+  Result<void> check_process() const;
   ModelStatistics statistics() const;
 
   // Memory of the model's host arena, to be filled and then given with a Request: no copy on the
@@ -102,8 +72,11 @@ class Model {
   // was expected, QueueFull, Closed, Unavailable. The request's tensors are moved from: its inputs
   // are given. Buffers that don't lie in this model's host arena are copied there first. `on_done`,
   // if given, is called once, by the thread that reads the answer: it must be short, must not
-  // block, and must not call wait(). The Call is done before it runs.
-  Result<Call> submit(Request&& request, std::function<void()> on_done = {});
+  // block, and must not call wait(). The Call is done before it runs. When the deadline passes
+  // first, the request is cancelled with DeadlineExceeded, whether anybody waits for it or not. On
+  // an error nothing was sent, and `request` is still the caller's.
+  Result<Call> submit(Request&& request, std::function<void()> on_done = {},
+                      const Deadline& deadline = {});
   // submit, wait, take. The deadline is the caller's whole one: when it passes the request is
   // cancelled and the error is DeadlineExceeded. `request` is cleared, `response` overwritten;
   // neither allocates once warm.

@@ -16,8 +16,9 @@
 
 namespace tensorferry::server {
 
-// Thread-safe. After a fork the child's Server is void: every call fails with Closed and says so,
-// and the destructor touches nothing of the parent's.
+// Thread-safe. After a fork the child's Server is void: what can fail fails with Closed and says so
+// (check_process() does nothing else), what can't tells of no model, and shutdown() and the
+// destructor touch nothing of the parent's. No lock is taken that was held at the fork.
 class Server {
  public:
   // Loads the models (in parallel) and waits until all are ready. An error names each model that
@@ -31,6 +32,8 @@ class Server {
   // A loaded model; the version that is served. NotFound says what is loaded.
   Result<Model> model(const std::string& name, std::optional<std::int64_t> version = {}) const;
   std::vector<std::string> model_names() const;
+  // Closed in a process that was forked from the one that started it.
+  Result<void> check_process() const;
 
   // Loads a model, or loads it anew: the new instances are ready before the old ones drain. Blocks;
   // when `stop` is asked meanwhile it fails with Cancelled, and what was loaded stays.
