@@ -110,14 +110,15 @@ TEST_F(LyingServerTest, AWelcomeOfAnotherBuild) {
 
 TEST_F(LyingServerTest, AWelcomeWithoutADescriptor) {
   ASSERT_TRUE(socket_->send(welcome()));
-  expect_exit("");
+  expect_exit("segment 0 came without its descriptor");
 }
 
 TEST_F(LyingServerTest, ARingThatIsSmallerThanItSays) {
   protocol::Welcome large = welcome();
   large.ring_capacity = kRing * 2;
   ASSERT_TRUE(socket_->send(large, ring_->fd()));
-  expect_exit("");
+  expect_exit("segment 0 has " + std::to_string(ring_->bytes()) + " bytes, " +
+              std::to_string(Segment::rounded(channel_bytes(2 * kRing))) + " were announced");
 }
 
 TEST_F(LyingServerTest, ARingOfAnImpossibleSize) {
@@ -143,7 +144,7 @@ TEST_F(LyingServerTest, AControlMessageThatIsNotAServers) {
 TEST_F(LyingServerTest, ASegmentWithoutItsDescriptor) {
   shake_hands();
   ASSERT_TRUE(socket_->send(protocol::Segment{9, protocol::SegmentRole::Host, 4096, 0}));
-  expect_exit("");
+  expect_exit("segment 9 came without its descriptor");
 }
 
 TEST_F(LyingServerTest, AnExecuteThatDoesNotParse) {
