@@ -25,6 +25,12 @@ int poll_timeout(const Deadline& deadline) {
   return static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000));
 }
 
+// "cpython 3.11.7, '/usr/bin/python3'"
+std::string interpreter_of(const protocol::Hello& hello) {
+  return std::string(hello.implementation) + " " + std::string(hello.version) + ", '" +
+         std::string(hello.executable) + "'";
+}
+
 }  // namespace
 
 StubSession::StubSession(StubProcess process, std::shared_ptr<ControlSocket> socket,
@@ -63,9 +69,12 @@ Result<std::unique_ptr<StubSession>> StubSession::start(
   if (hello->build_id != kBuildId) {
     return std::unexpected(session->ended(
         "its payload is build '" + std::string(hello->build_id) + "' and the server is build '" +
-        std::string(kBuildId) + "': '" + command.launcher.string() +
-        "' belongs to another installation; set the payload path, or install tensorferry anew"));
+        std::string(kBuildId) + "': '" + command.launcher.string() + "', which " +
+        interpreter_of(*hello) +
+        " ran, belongs to another installation; set the payload path, or install tensorferry "
+        "anew"));
   }
+  logger->write({LogLevel::Verbose, {}, 0, options.instance, "runs in " + interpreter_of(*hello)});
   auto link = StubLink::open(std::move(options), session->socket_, std::move(segments),
                              std::move(host), events, logger);
   if (!link) return std::unexpected(session->lost_socket(link.error()));
