@@ -135,7 +135,10 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
       return std::unexpected(lost_socket(message.error()));
     }
   }
-  if (fds[0].revents) return std::unexpected(ended(""));
+  if (fds[0].revents) {
+    drain_log();
+    return std::unexpected(ended(""));
+  }
   if (link_ && link_->broken()) {
     process_.kill_group();
     return std::unexpected(ended(link_->why_broken().message));
@@ -306,6 +309,17 @@ void StubSession::finish(const Deadline& deadline) {
   }
   process_.kill_group();
   ended("it was stopped");
+}
+
+// What it logged before it died is still in the socket. A bound, since what it started may hold the
+// socket and write on.
+void StubSession::drain_log() {
+  constexpr int kMost = 10'000;
+  for (int i = 0; i < kMost; ++i) {
+    auto message = socket_->receive(Clock::now());
+    if (!message || !*message) return;
+    if ((*message)->kind == protocol::ControlKind::Log && !on_control(std::move(**message))) return;
+  }
 }
 
 void StubSession::drain_output() {

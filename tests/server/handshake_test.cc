@@ -90,7 +90,7 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
     options.model = "m";
     options.instance = "m_0_0";
     options.arena.max_bytes = 4 << 20;
-    auto session = StubSession::start(command_, options, segments_, host_, *this, null_logger(),
+    auto session = StubSession::start(command_, options, segments_, host_, *this, logger_,
                                       stop_.get(), patience);
     if (!session) return session.error();
     const pid_t pid = (*session)->pid();
@@ -145,6 +145,7 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
 
   fs::path folder_;
   StubCommand command_;
+  std::shared_ptr<Logger> logger_ = null_logger();
   UniqueFd stop_;
   std::shared_ptr<SegmentAuthority> segments_ = std::make_shared<SegmentAuthority>();
   std::shared_ptr<HostArena> host_ = std::make_shared<HostArena>(segments_, ArenaOptions{});
@@ -278,6 +279,30 @@ TEST_F(HandshakeTest, EveryFieldOfALogRecordChanged) {
 TEST_F(HandshakeTest, ASegmentRequestMayHaveAnyNumbers) {
   const protocol::SegmentRequest request{5, 4096};
   EXPECT_EQ(change_each_field(request, "begin()", HasSubstr("")), 0);
+}
+
+// ---------------------------------------------------------------- the last words
+
+class Gathered : public Logger {
+ public:
+  void write(const LogRecord& record) noexcept override {
+    if (record.file == "model.py") lines.emplace_back(record.text);
+  }
+  std::vector<std::string> lines;  // written by the test's own thread
+};
+
+TEST_F(HandshakeTest, WhatAStubLoggedBeforeItDiedIsWritten) {
+  auto log = std::make_shared<Gathered>();
+  logger_ = log;
+  EXPECT_THAT(run(R"(
+begin()
+for line in range(100):
+    s.send(message(LOG, b"\x01" + text(b"model.py") + struct.pack("<I", 1) + text(b"line %d" % line)))
+os._exit(3)
+)"),
+              HasSubstr("exited with code 3"));
+  ASSERT_EQ(log->lines.size(), 100u);
+  EXPECT_EQ(log->lines.back(), "line 99");
 }
 
 TEST_F(HandshakeTest, ASegmentThatItDoesNotHaveCannotBeDropped) {
