@@ -25,6 +25,12 @@ int poll_timeout(const Deadline& deadline) {
   return static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000));
 }
 
+// "cpython 3.11.7, '/usr/bin/python3'"
+std::string interpreter_of(const protocol::Hello& hello) {
+  return std::string(hello.implementation) + " " + std::string(hello.version) + ", '" +
+         std::string(hello.executable) + "'";
+}
+
 }  // namespace
 
 StubSession::StubSession(StubProcess process, std::shared_ptr<ControlSocket> socket,
@@ -63,9 +69,12 @@ Result<std::unique_ptr<StubSession>> StubSession::start(
   if (hello->build_id != kBuildId) {
     return std::unexpected(session->ended(
         "its payload is build '" + std::string(hello->build_id) + "' and the server is build '" +
-        std::string(kBuildId) + "': '" + command.launcher.string() +
-        "' belongs to another installation; set the payload path, or install tensorferry anew"));
+        std::string(kBuildId) + "': '" + command.launcher.string() + "', which " +
+        interpreter_of(*hello) +
+        " ran, belongs to another installation; set the payload path, or install tensorferry "
+        "anew"));
   }
+  logger->write({LogLevel::Verbose, {}, 0, options.instance, "runs in " + interpreter_of(*hello)});
   auto link = StubLink::open(std::move(options), session->socket_, std::move(segments),
                              std::move(host), events, logger);
   if (!link) return std::unexpected(session->lost_socket(link.error()));
@@ -126,7 +135,10 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
       return std::unexpected(lost_socket(message.error()));
     }
   }
-  if (fds[0].revents) return std::unexpected(ended(""));
+  if (fds[0].revents) {
+    drain_log();
+    return std::unexpected(ended(""));
+  }
   if (link_ && link_->broken()) {
     process_.kill_group();
     return std::unexpected(ended(link_->why_broken().message));
@@ -297,6 +309,17 @@ void StubSession::finish(const Deadline& deadline) {
   }
   process_.kill_group();
   ended("it was stopped");
+}
+
+// What it logged before it died is still in the socket. A bound, since what it started may hold the
+// socket and write on.
+void StubSession::drain_log() {
+  constexpr int kMost = 10'000;
+  for (int i = 0; i < kMost; ++i) {
+    auto message = socket_->receive(Clock::now());
+    if (!message || !*message) return;
+    if ((*message)->kind == protocol::ControlKind::Log && !on_control(std::move(**message))) return;
+  }
 }
 
 void StubSession::drain_output() {

@@ -71,6 +71,7 @@ class StubSession {
   // Reaps, closes the link, and says what happened, with `reason` if it was our doing.
   Error ended(const std::string& reason);
   Error lost_socket(const Error& why);
+  void drain_log();
   void drain_output();
   // Warns of what doesn't end although it was killed.
   void await_group();

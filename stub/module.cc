@@ -30,8 +30,10 @@ auto without_gil(Function&& function) {
 
 PyObject* open_link(PyObject*, PyObject* args) {
   int fd = -1;
-  if (!PyArg_ParseTuple(args, "i", &fd)) return nullptr;
-  auto link = without_gil([&] { return StubLink::open(fd); });
+  const char *implementation = nullptr, *version = nullptr, *executable = nullptr;
+  if (!PyArg_ParseTuple(args, "issy", &fd, &implementation, &version, &executable)) return nullptr;
+  auto link =
+      without_gil([&] { return StubLink::open(fd, {implementation, version, executable}); });
   if (!link) return raise(link.error());
   StubState& one = state();
   one.link = link->release();
@@ -172,7 +174,8 @@ PyObject* restore(PyObject*, PyObject*) {
 }
 
 PyMethodDef functions[] = {
-    {"open", open_link, METH_VARARGS, "open(descriptor) -> instance name"},
+    {"open", open_link, METH_VARARGS,
+     "open(descriptor, implementation, version, executable) -> instance name"},
     {"serve", serve, METH_VARARGS,
      "serve(model, path, describe, wait_for) -> (command, text, text): runs batches until then"},
     {"reply", reply, METH_VARARGS, "reply(command, failed, text)"},

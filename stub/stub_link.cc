@@ -49,21 +49,23 @@ std::uint64_t input_bytes(const protocol::Execute& message) {
 
 }  // namespace
 
-Result<std::unique_ptr<StubLink>> StubLink::open(int control_fd) {
+Result<std::unique_ptr<StubLink>> StubLink::open(int control_fd, const Interpreter& interpreter) {
   ::fcntl(control_fd, F_SETFD, FD_CLOEXEC);
   watch_parent();
   std::unique_ptr<StubLink> link(new StubLink(UniqueFd(control_fd)));
-  if (auto started = link->start(); !started) return std::unexpected(started.error());
+  if (auto started = link->start(interpreter); !started) return std::unexpected(started.error());
   return link;
 }
 
 StubLink::~StubLink() = default;
 
-Result<void> StubLink::start() {
+Result<void> StubLink::start(const Interpreter& interpreter) {
   protocol::Hello hello;
   hello.build_id = kBuildId;
   hello.pid = ::getpid();
-  hello.implementation = "cpython";
+  hello.implementation = interpreter.implementation;
+  hello.version = interpreter.version;
+  hello.executable = interpreter.executable;
   if (auto sent = socket_.send(hello); !sent) return sent;
   auto message = socket_.receive(Clock::now() + kPatience);
   if (!message) return std::unexpected(message.error());

@@ -72,10 +72,17 @@ struct Command {
 
 using Event = std::variant<InboundBatch, Command>;
 
+// What runs the model, as it says itself.
+struct Interpreter {
+  std::string_view implementation;  // "cpython"
+  std::string_view version;         // "3.11.7"
+  std::string_view executable;
+};
+
 class StubLink {
  public:
   // Shakes hands over the inherited control socket. On a mismatch: a message for stderr.
-  static Result<std::unique_ptr<StubLink>> open(int control_fd);
+  static Result<std::unique_ptr<StubLink>> open(int control_fd, const Interpreter& interpreter);
   ~StubLink();
 
   // Waits for the next thing to do, up to the deadline. The GIL must not be held.
@@ -99,7 +106,7 @@ class StubLink {
 
  private:
   explicit StubLink(UniqueFd fd) : socket_(std::move(fd)) {}
-  Result<void> start();
+  Result<void> start(const Interpreter& interpreter);
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
   // Drops idle segments and tells the server so. The waiting thread's.
   void trim();

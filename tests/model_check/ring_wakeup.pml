@@ -1,8 +1,11 @@
 /* The ring's wake-up protocol (transport/ring_writer.cc, ring_reader.cc) under x86-TSO: each side's plain stores wait in a
- * store buffer until a fence, an atomic operation or the hardware flushes them. Nobody may sleep while there is a record.
+ * store buffer until a fence, an atomic operation or the hardware flushes them.
  *
- * The consumer waits in the foreground, or arms the background thread and leaves the ring to it; all records are urgent.
- * Mutations that the checker must catch: -DNO_PRODUCER_FENCE, -DNO_CONSUMER_FENCE, -DNO_RECHECK.
+ * The consumer waits in the foreground, or arms the background thread and leaves the ring to it; it may come back later.
+ * Each record is lazy or urgent. Nobody may sleep in the foreground while there is a record, and the background thread may
+ * not while there is an urgent one that nobody else is about to read.
+ * Mutations that the checker must catch: -DNO_PRODUCER_FENCE, -DNO_CONSUMER_FENCE, -DNO_RECHECK, -DLAZY_WAKES_NOBODY,
+ * -DURGENT_IS_LAZY.
  */
 #define RECORDS 3
 #define NONE 0
@@ -13,6 +16,11 @@ byte tail = 0;          /* records committed, in memory */
 byte sleeper = NONE;    /* in memory */
 byte wake_word[3] = 0;  /* futex words, by kind of sleeper */
 byte read = 0;          /* records consumed: the reader's own */
+
+/* What the property is said with. */
+byte last_urgent = 0;   /* the number of the last urgent record that was sent, from 1 */
+bool all_sent = false;
+#define NOTHING_URGENT (all_sent && last_urgent <= read)
 
 /* One pending store per side: the producer's tail, the consumer's sleeper. */
 bool tail_pending = false;
@@ -45,33 +53,51 @@ end:
 
 active proctype producer() {
   byte sent = 0, seen;
+  bool urgent;
   do
   :: sent < RECORDS ->
      sent++;
+     if
+     :: urgent = true; last_urgent = sent
+     :: urgent = false
+     fi;
      store_tail(sent);
 #ifndef NO_PRODUCER_FENCE
      flush_producer();
 #endif
      seen = sleeper;
+#ifdef URGENT_IS_LAZY
+     urgent = false;
+#endif
      do
-     :: seen != NONE ->
+#ifdef LAZY_WAKES_NOBODY
+     :: !urgent -> break
+     :: urgent && seen != NONE ->
+#else
+     :: seen == FOREGROUND || (seen == BACKGROUND && urgent) ->
+#endif
         /* compare-and-swap: flushes our buffer, and is one step */
         atomic {
           if :: tail_pending -> tail = tail_value; tail_pending = false :: else fi;
           if
-          :: sleeper == seen -> sleeper = NONE; wake_word[seen] = wake_word[seen] + 1; seen = NONE
-          :: else -> seen = sleeper
+          :: sleeper == seen -> sleeper = NONE
+          :: else -> seen = sleeper; goto once_more
           fi
-        }
+        };
+        wake_word[seen] = wake_word[seen] + 1;
+        break;
+once_more:
+        skip
      :: else -> break
      od
   :: else -> break
-  od
+  od;
+  all_sent = true
 }
 
-/* Sleeps on the word of its kind while it has the value that was read before the flag went up. When all records are read
- * there is nothing to be woken for: that sleep is a good end, any other one is a lost wake-up, which shows as a deadlock. */
-inline futex_wait(kind, ticket) { wake_word[kind] != ticket || read == RECORDS }
+/* Sleeps on the word of its kind while it has the value that was read before the flag went up. When there is nothing to be
+ * woken for any more the sleep is a good end, any other one is a lost wake-up, which shows as a deadlock. */
+inline futex_wait(kind, ticket, good_end) { wake_word[kind] != ticket || good_end }
 
 active proctype consumer() {
   byte ticket;
@@ -99,7 +125,7 @@ again:
 #ifndef NO_RECHECK
            :: tail > read -> skip
 #endif
-           :: else -> futex_wait(FOREGROUND, ticket)
+           :: else -> futex_wait(FOREGROUND, ticket, read == RECORDS)
            fi;
            store_sleeper(NONE)
         :: true ->  /* leave it to the background thread */
@@ -116,16 +142,18 @@ again:
            fi
         fi
      od;
-     read == RECORDS;  /* its caller has gone: what comes is the background thread's */
-     break
+     if
+     :: goto again  /* to wait once more */
+     :: true -> NOTHING_URGENT; break  /* its caller has gone: what comes is the background thread's */
+     fi
   od
 }
 
 active proctype background() {
   byte ticket;
   do
-  :: read == RECORDS -> break
-  :: read < RECORDS ->
+  :: NOTHING_URGENT -> break
+  :: else ->
      ticket = wake_word[BACKGROUND];
      lock();
      if
@@ -150,6 +178,6 @@ active proctype background() {
            fi
         od
      fi;
-     futex_wait(BACKGROUND, ticket)
+     futex_wait(BACKGROUND, ticket, NOTHING_URGENT)
   od
 }

@@ -34,3 +34,8 @@ def test_nobody_sleeps_while_there_is_something_to_do(model: str, tmp_path: Path
 @pytest.mark.parametrize("mutation", ["NO_PRODUCER_FENCE", "NO_CONSUMER_FENCE", "NO_RECHECK"])
 def test_the_checker_catches(mutation: str, model: str, tmp_path: Path) -> None:
     assert errors_found(model, tmp_path, f"-D{mutation}") > 0
+
+
+@pytest.mark.parametrize("mutation", ["LAZY_WAKES_NOBODY", "URGENT_IS_LAZY"])
+def test_the_checker_catches_a_record_that_wakes_fewer_than_it_should(mutation: str, tmp_path: Path) -> None:
+    assert errors_found("ring_wakeup.pml", tmp_path, f"-D{mutation}") > 0

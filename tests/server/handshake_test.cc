@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "field_walk.h"
 #include "stub_session.h"
 
 namespace tensorferry::server {
@@ -18,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using testing::AnyOf;
 using testing::HasSubstr;
 
 constexpr const char* kPrologue = R"(
@@ -72,6 +74,10 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
 
   // Lets the script be a stub from its start until it ends or is ended; how that is told.
   std::string run(const std::string& script, milliseconds patience = seconds(60)) {
+    return check(how_it_ended(script, patience));
+  }
+
+  Error how_it_ended(const std::string& script, milliseconds patience = seconds(60)) {
     std::string prologue = kPrologue;
     auto put = [&](const std::string& name, const std::string& value) {
       for (std::size_t at; (at = prologue.find(name)) != std::string::npos;)
@@ -84,9 +90,9 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
     options.model = "m";
     options.instance = "m_0_0";
     options.arena.max_bytes = 4 << 20;
-    auto session = StubSession::start(command_, options, segments_, host_, *this, null_logger(),
+    auto session = StubSession::start(command_, options, segments_, host_, *this, logger_,
                                       stop_.get(), patience);
-    if (!session) return check(session.error());
+    if (!session) return session.error();
     const pid_t pid = (*session)->pid();
     auto loaded = (*session)->load("model.py", "{}", Clock::now() + seconds(60));
     Result<void> served;
@@ -96,7 +102,39 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
       EXPECT_NE(::kill(pid, 0), 0) << "it was ended and reaped";
       EXPECT_TRUE((*session)->link()->closed());
     }
-    return check(error);
+    return error;
+  }
+
+  // Says the message with each of its fields changed, one at a time, once `before` has run. Where
+  // that is refused, `says` is why; else the stub goes on as it likes, here to its end. How many
+  // were refused.
+  template <class Message>
+  int change_each_field(const Message& message, const std::string& before,
+                        const testing::Matcher<std::string>& says) {
+    std::vector<std::byte> valid(encoded_bytes(message));
+    encode(message, valid);
+    const auto script = [&](std::span<const std::byte> body) {
+      std::string hex;
+      for (std::byte each : body) {
+        constexpr const char* kDigits = "0123456789abcdef";
+        hex += kDigits[std::to_integer<int>(each >> 4)];
+        hex += kDigits[std::to_integer<int>(each & std::byte{15})];
+      }
+      return before + "\ns.send(message(" + std::to_string(static_cast<int>(Message::kKind)) +
+             ", bytes.fromhex('" + hex + "')))\nos._exit(9)\n";
+    };
+    EXPECT_THAT(run(script(valid)), HasSubstr("exited with code 9")) << "unchanged";
+    int refused = 0;
+    for (const EncodedField& field : FieldWalk::of(message)) {
+      for (const auto& changed : mutations(valid, field)) {
+        SCOPED_TRACE("field " + field.path);
+        const Error error = how_it_ended(script(changed));
+        if (error.message.find("exited with code 9") != std::string::npos) continue;
+        EXPECT_THAT(error.message, says);
+        ++refused;
+      }
+    }
+    return refused;
   }
 
   static std::string check(const Error& error) {
@@ -107,6 +145,7 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
 
   fs::path folder_;
   StubCommand command_;
+  std::shared_ptr<Logger> logger_ = null_logger();
   UniqueFd stop_;
   std::shared_ptr<SegmentAuthority> segments_ = std::make_shared<SegmentAuthority>();
   std::shared_ptr<HostArena> host_ = std::make_shared<HostArena>(segments_, ArenaOptions{});
@@ -123,6 +162,7 @@ TEST_F(HandshakeTest, AnotherProtocolVersionIsNamed) {
 TEST_F(HandshakeTest, AnotherBuildIsNamed) {
   std::string said = run("s.send(hello(build=b'0.0.1+of-old')); time.sleep(60)");
   EXPECT_THAT(said, HasSubstr("its payload is build '0.0.1+of-old' and the server is build '"));
+  EXPECT_THAT(said, HasSubstr("which cpython 3, 'python' ran"));
   EXPECT_THAT(said, HasSubstr("set the payload path"));
 }
 
@@ -211,6 +251,58 @@ TEST_F(HandshakeTest, BodiesThatDoNotParseAreRefused) {
         HasSubstr("it ends too early"))
         << kind;
   }
+}
+
+// ---------------------------------------------------------------- every field, changed
+
+TEST_F(HandshakeTest, EveryFieldOfHelloChanged) {
+  const protocol::Hello hello{kBuildId, 7, "cpython", "3", "python"};
+  EXPECT_GT(change_each_field(hello, "",
+                              AnyOf(HasSubstr("Hello: "), HasSubstr("its payload is build '"))),
+            10);
+}
+
+TEST_F(HandshakeTest, EveryFieldOfAReplyChanged) {
+  const protocol::Reply reply{protocol::ControlKind::Load, false, false, ErrorCode::Internal,
+                              "as the model says"};
+  EXPECT_GT(change_each_field(reply, "begin(); await_load()",
+                              AnyOf(HasSubstr("Reply: "), HasSubstr("what it was not asked"),
+                                    HasSubstr("as the model says"))),
+            10);
+}
+
+TEST_F(HandshakeTest, EveryFieldOfALogRecordChanged) {
+  const protocol::Log log{protocol::LogLevel::Info, "model.py", 3, "text"};
+  EXPECT_GT(change_each_field(log, "begin()", HasSubstr("Log: ")), 10);
+}
+
+TEST_F(HandshakeTest, ASegmentRequestMayHaveAnyNumbers) {
+  const protocol::SegmentRequest request{5, 4096};
+  EXPECT_EQ(change_each_field(request, "begin()", HasSubstr("")), 0);
+}
+
+// ---------------------------------------------------------------- the last words
+
+class Gathered : public Logger {
+ public:
+  void write(const LogRecord& record) noexcept override {
+    if (record.file == "model.py") lines.emplace_back(record.text);
+  }
+  std::vector<std::string> lines;  // written by the test's own thread
+};
+
+TEST_F(HandshakeTest, WhatAStubLoggedBeforeItDiedIsWritten) {
+  auto log = std::make_shared<Gathered>();
+  logger_ = log;
+  EXPECT_THAT(run(R"(
+begin()
+for line in range(100):
+    s.send(message(LOG, b"\x01" + text(b"model.py") + struct.pack("<I", 1) + text(b"line %d" % line)))
+os._exit(3)
+)"),
+              HasSubstr("exited with code 3"));
+  ASSERT_EQ(log->lines.size(), 100u);
+  EXPECT_EQ(log->lines.back(), "line 99");
 }
 
 TEST_F(HandshakeTest, ASegmentThatItDoesNotHaveCannotBeDropped) {

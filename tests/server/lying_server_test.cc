@@ -11,7 +11,10 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
+#include "field_walk.h"
 #include "segment_authority.h"
 #include "stub_process.h"
 
@@ -40,6 +43,8 @@ class LyingServerTest : public testing::Test {
     ASSERT_TRUE(hello && *hello);
     ASSERT_EQ((*hello)->kind, protocol::ControlKind::Hello);
     ring_ = segments_.create(channel_bytes(kRing)).value();
+    writer_.emplace(ring_->data(), kRing);
+    reader_.emplace(ring_->data() + ring_bytes(kRing), kRing);
   }
 
   protocol::Welcome welcome() {
@@ -61,10 +66,9 @@ class LyingServerTest : public testing::Test {
     put_bytes(body, kind);
   }
   void put_bytes(std::span<const std::byte> body, protocol::RecordKind kind) {
-    RingWriter writer(ring_->data(), kRing);
-    auto room = writer.claim(body.size()).value().value();
+    auto room = writer_->claim(body.size()).value().value();
     std::memcpy(room.data(), body.data(), body.size());
-    writer.commit(kind, body.size(), false, Urgency::Urgent);
+    writer_->commit(kind, body.size(), false, Urgency::Urgent);
   }
   void say(std::string_view text) {
     ASSERT_EQ(::send(socket_->fd(), text.data(), text.size(), MSG_NOSIGNAL),
@@ -89,6 +93,8 @@ class LyingServerTest : public testing::Test {
   std::optional<ControlSocket> socket_;
   std::optional<StubProcess> process_;
   std::shared_ptr<Segment> ring_;
+  std::optional<RingWriter> writer_;
+  std::optional<RingReader> reader_;
 };
 
 TEST_F(LyingServerTest, GarbageInsteadOfWelcome) {
@@ -110,14 +116,15 @@ TEST_F(LyingServerTest, AWelcomeOfAnotherBuild) {
 
 TEST_F(LyingServerTest, AWelcomeWithoutADescriptor) {
   ASSERT_TRUE(socket_->send(welcome()));
-  expect_exit("");
+  expect_exit("segment 0 came without its descriptor");
 }
 
 TEST_F(LyingServerTest, ARingThatIsSmallerThanItSays) {
   protocol::Welcome large = welcome();
   large.ring_capacity = kRing * 2;
   ASSERT_TRUE(socket_->send(large, ring_->fd()));
-  expect_exit("");
+  expect_exit("segment 0 has " + std::to_string(ring_->bytes()) + " bytes, " +
+              std::to_string(Segment::rounded(channel_bytes(2 * kRing))) + " were announced");
 }
 
 TEST_F(LyingServerTest, ARingOfAnImpossibleSize) {
@@ -143,7 +150,7 @@ TEST_F(LyingServerTest, AControlMessageThatIsNotAServers) {
 TEST_F(LyingServerTest, ASegmentWithoutItsDescriptor) {
   shake_hands();
   ASSERT_TRUE(socket_->send(protocol::Segment{9, protocol::SegmentRole::Host, 4096, 0}));
-  expect_exit("");
+  expect_exit("segment 9 came without its descriptor");
 }
 
 TEST_F(LyingServerTest, AnExecuteThatDoesNotParse) {
@@ -179,6 +186,127 @@ TEST_F(LyingServerTest, ATensorBeyondItsSegment) {
   execute.requests = std::span(&request, 1);
   put(execute);
   expect_exit("leave segment");
+}
+
+// ---------------------------------------------------------------- every field of Execute, changed
+
+class ChangedExecute : public LyingServerTest {
+ protected:
+  void SetUp() override {
+    LyingServerTest::SetUp();
+    if (!IsSkipped()) load();
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // A stub with a model that looks at its requests, and a segment of the server's.
+  void load() {
+    shake_hands();
+    segment_ = segments_.create(1 << 20).value();
+    ASSERT_TRUE(socket_->send(
+        protocol::Segment{segment_->id(), protocol::SegmentRole::Host, segment_->bytes(), 0},
+        segment_->fd()));
+    std::filesystem::create_directories(folder_ / "1");
+    std::ofstream(folder_ / "1" / "model.py") << kModel;
+    const std::string path = folder_ / "1" / "model.py";
+    ASSERT_TRUE(socket_->send(protocol::Load{path, R"({"model_config": "{}"})"}));
+    auto reply = socket_->receive(Clock::now() + std::chrono::seconds(60));
+    ASSERT_TRUE(reply && *reply);
+    Scratch scratch;
+    const auto loaded = decode<protocol::Reply>((*reply)->body, scratch).value();
+    ASSERT_FALSE(loaded.failed) << loaded.text;
+  }
+
+  // One of everything, but for releases: the stub has lent nothing.
+  std::vector<std::byte> execute_of_everything() {
+    static constexpr std::int64_t kLarge[] = {8192}, kMatrix[] = {2, 2};
+    static constexpr std::byte kBytes[4] = {};
+    // The inline one names the segment too: said to lie there it is refused at once, while a stub
+    // waits for a segment that may be on its way.
+    const protocol::TensorRecord inputs[] = {
+        {"IN",
+         kUint8,
+         {},
+         kLarge,
+         {},
+         {protocol::MemoryKind::Segment, segment_->id(), 4096, 8192, 1},
+         {}},
+        {"SMALL",
+         kUint8,
+         {},
+         kMatrix,
+         {},
+         {protocol::MemoryKind::Inline, segment_->id(), 0, 4, 0},
+         kBytes}};
+    const protocol::Parameter parameters[] = {
+        {"number", protocol::ParameterKind::Int, 5, 0.5, ""},
+        {"text", protocol::ParameterKind::String, 0, 0, "value"}};
+    const std::string_view output = "OUT";
+    protocol::RequestRecord request{
+        1, "r", 2, "c", 3, 4, 5, "t", parameters, std::span(&output, 1), inputs};
+    const protocol::EventSlot slot;
+    const protocol::Execute message{1, std::span(&request, 1), std::span(&slot, 1), {}};
+    fields_ = FieldWalk::of(message);
+    std::vector<std::byte> bytes(encoded_bytes(message));
+    encode(message, bytes);
+    return bytes;
+  }
+
+  // Until the stub has answered or ended; whether it answered.
+  bool answered() {
+    pollfd ended{process_->pidfd(), POLLIN, 0};
+    const auto limit = Clock::now() + std::chrono::seconds(60);
+    while (Clock::now() < limit) {
+      if (auto record = reader_->peek().value()) {
+        const auto kind = record->kind;
+        reader_->consume();
+        if (kind == protocol::RecordKind::Responses) return true;
+      } else if (::poll(&ended, 1, 1) == 1) {
+        return false;
+      }
+    }
+    ADD_FAILURE() << "neither answers nor ends";
+    return false;
+  }
+
+  static constexpr const char* kModel = R"(
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        for r in requests:
+            r.request_id(), r.correlation_id(), r.parameters(), r.timeout(), r.flags()
+            [(i.name(), i.shape(), i.triton_dtype()) for i in r.inputs()]
+        return [pb_utils.InferenceResponse([]) for r in requests]
+)";
+  const std::filesystem::path folder_ =
+      std::filesystem::temp_directory_path() / ("tensorferry-lying-" + std::to_string(::getpid()));
+  std::shared_ptr<Segment> segment_;
+  std::vector<EncodedField> fields_;
+};
+
+TEST_F(ChangedExecute, EndsTheStubWithItsReasonOrIsAnswered) {
+  put_bytes(execute_of_everything(), protocol::RecordKind::Execute);
+  ASSERT_TRUE(answered()) << "unchanged";
+  const auto fields = fields_;
+  int refused = 0, harmless = 0;
+  for (const EncodedField& field : fields) {
+    // A segment that it doesn't know is waited for, as it may be on its way.
+    if (field.path == ".1[0].10[0].5.1") continue;
+    for (std::size_t which = 0;; ++which) {
+      const auto changed = mutations(execute_of_everything(), field);
+      if (which >= changed.size()) break;
+      SCOPED_TRACE("field " + field.path + ", change " + std::to_string(which));
+      put_bytes(changed[which], protocol::RecordKind::Execute);
+      if (answered()) {
+        ++harmless;
+        continue;
+      }
+      ++refused;
+      expect_exit("tensorferry stub: ");
+      if (HasFailure()) return;
+      SetUp();
+    }
+  }
+  EXPECT_GT(refused, harmless) << "most of a message is checked";
 }
 
 TEST_F(LyingServerTest, AnOverwrittenRing) {

@@ -56,12 +56,13 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
     Request request_;
     Response response_;
     std::optional<Error> error;
-    int responses = 0, finals = 0;
+    int responses = 0, finals = 0, empties = 0;
     Completion completion;
     const Request& request() const noexcept override { return request_; }
     Response& response() noexcept override { return response_; }
-    void respond(const Error* failed, bool, bool final) noexcept override {
+    void respond(const Error* failed, bool empty, bool final) noexcept override {
       ++responses;
+      empties += empty;
       finals += final;
       if (failed) error = *failed;
       if (final) completion.signal();

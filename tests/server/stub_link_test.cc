@@ -242,6 +242,119 @@ TEST_F(StubLinkTest, ABatchIsNotDoneBeforeEachRequestIsAnswered) {
   expect_broken("without an answer to request 'r1'");
 }
 
+// ---------------------------------------------------------------- more than one response
+
+class ManyResponses : public StubLinkTest {
+ protected:
+  void SetUp() override {
+    StubLinkTest::SetUp();
+    batch_ = send(4);
+  }
+
+  // One response of one inline byte to the request, or of nothing.
+  protocol::ResponseRecord response(std::uint32_t flags, bool with_output) {
+    protocol::ResponseRecord record;
+    record.request = batch_.requests.at(0).number;
+    record.flags = flags;
+    if (!with_output) return record;
+    output_ = output({protocol::MemoryKind::Inline, 0, 0, 1, 0});
+    output_.inline_bytes = std::span(&byte_, 1);
+    record.outputs = std::span(&output_, 1);
+    return record;
+  }
+
+  void say(std::vector<protocol::ResponseRecord> responses, bool done = false) {
+    protocol::Responses message;
+    message.batch = batch_.number;
+    message.batch_done = done;
+    message.responses = responses;
+    ASSERT_TRUE(stub_->send(message));
+    link_->inbox().settle(Clock::now() + std::chrono::seconds(10));
+  }
+
+  void expect_refused(int responses) {
+    ASSERT_TRUE(link_->broken());
+    EXPECT_EQ(link_->why_broken().code, ErrorCode::Protocol);
+    EXPECT_THAT(link_->why_broken().message, HasSubstr("which it doesn't have"));
+    link_->close(link_->why_broken());
+    EXPECT_EQ(call_->responses, responses) << "who has his answer gets no other one";
+    EXPECT_EQ(call_->finals, 1);
+    EXPECT_FALSE(call_->error);
+  }
+
+  static constexpr std::byte byte_{9};
+  protocol::TensorRecord output_;
+  SeenBatch batch_;
+};
+
+TEST_F(ManyResponses, ComeOneByOneUntilTheFinalOne) {
+  for (int i = 1; i <= 3; ++i) {
+    say({response(0, true)});
+    EXPECT_EQ(call_->responses, i);
+    EXPECT_EQ(call_->response_.outputs.size(), 1u) << "each for itself";
+    EXPECT_EQ(link_->batches_inside(), 1u);
+  }
+  EXPECT_EQ(call_->finals, 0);
+  say({response(protocol::kResponseFinal, true)}, true);
+  EXPECT_EQ(call_->responses, 4);
+  EXPECT_EQ(call_->finals, 1);
+  EXPECT_EQ(call_->empties, 0);
+  EXPECT_EQ(link_->batches_inside(), 0u);
+  EXPECT_EQ(batches_done_, 1);
+}
+
+TEST_F(ManyResponses, MayComeInOneMessage) {
+  say({response(0, false), response(0, true), response(protocol::kResponseFinal, true)}, true);
+  ASSERT_FALSE(link_->broken()) << link_->why_broken().message;
+  EXPECT_EQ(call_->responses, 3);
+  EXPECT_EQ(call_->finals, 1);
+}
+
+TEST_F(ManyResponses, MayEndWithAFlagThatBringsNone) {
+  say({response(0, true)});
+  auto end = response(protocol::kResponseFinal, false);
+  end.empty = true;
+  say({end}, true);
+  ASSERT_FALSE(link_->broken()) << link_->why_broken().message;
+  EXPECT_EQ(call_->responses, 2);
+  EXPECT_EQ(call_->empties, 1);
+  EXPECT_EQ(call_->finals, 1);
+  EXPECT_TRUE(call_->response_.outputs.empty()) << "nothing of the one before is left";
+}
+
+TEST_F(ManyResponses, MayNotGoOnOnceTheBatchIsDone) {
+  say({response(0, true)}, true);
+  ASSERT_TRUE(link_->broken());
+  EXPECT_THAT(link_->why_broken().message, HasSubstr("without an answer to request 'r1'"));
+  link_->close(link_->why_broken());
+  EXPECT_EQ(call_->finals, 1);
+  EXPECT_TRUE(call_->error);
+}
+
+TEST_F(ManyResponses, AfterTheFinalOneAreLies) {
+  say({response(protocol::kResponseFinal, true)});
+  ASSERT_FALSE(link_->broken());
+  say({response(protocol::kResponseFinal, true)});
+  expect_refused(1);
+}
+
+TEST_F(ManyResponses, AfterTheFinalOneOfTheSameMessageAreLies) {
+  say({response(protocol::kResponseFinal, true), response(0, true)}, true);
+  expect_refused(1);
+}
+
+TEST_F(ManyResponses, ToAnEarlierRequestOfTheSamePlaceAreLies) {
+  say({response(protocol::kResponseFinal, true)}, true);
+  const auto first = std::move(call_);
+  const auto stale = response(protocol::kResponseFinal, true);
+  batch_ = send(4);
+  ASSERT_NE(batch_.requests.at(0).number, stale.request);
+  say({stale});
+  ASSERT_TRUE(link_->broken());
+  EXPECT_EQ(first->responses, 1);
+  EXPECT_EQ(call_->responses, 0);
+}
+
 TEST_F(StubLinkTest, TooManySegmentsAreRefusedBeforeDescriptorsRunOut) {
   int granted = 0;
   Result<protocol::Segment> answer;

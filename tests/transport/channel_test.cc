@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <tensorferry/transport/channel.h>
 #include <tensorferry/transport/lease_book.h>
+#include <time.h>
 
 #include <cstring>
 #include <numeric>
@@ -188,6 +189,69 @@ TEST_F(ChannelTest, AFullRingIsBackpressureUntilTheDeadline) {
   EXPECT_EQ(stub.wait_for(static_cast<std::size_t>(count) + 1), WaitStatus::Done);
   sender.join();
   EXPECT_EQ(stub.tags.back(), 10u);
+}
+
+// Half a second, in which it looks now and then whether the channel was closed.
+TEST_F(ChannelTest, ASenderThatWaitsForRoomUsesNoCpu) {
+  fill(server);
+  timespec before{}, after{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  auto sent = send(server, 9, 500, Clock::now() + std::chrono::milliseconds(500));
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, ErrorCode::DeadlineExceeded);
+  auto used = (after.tv_sec - before.tv_sec) * 1'000'000'000 + after.tv_nsec - before.tv_nsec;
+  EXPECT_LT(used, 5'000'000) << "of half a second";
+}
+
+// What the peer changes once a message was copied out changes nothing: here between the copy and
+// the check, and again before the message is used.
+class ScribblingPeer : public ChannelTest {
+ protected:
+  void send_and_read(std::size_t size) {
+    Channel::Options options;
+    options.ring_capacity = kCapacity;
+    options.resolve = [&](const protocol::MemoryRef& memory) {
+      auto range = segments.resolve(memory.place, memory.offset, memory.bytes);
+      if (range) spilled = range->bytes;
+      return range;
+    };
+    Channel reads(ring, Side::Stub, options,
+                  [&](const Received& received) { return read(received, size); });
+    ASSERT_TRUE(send(server, 7, size));
+    ASSERT_TRUE(reads.inbox().poll());
+    EXPECT_TRUE(handled) << reads.inbox().error().message;
+  }
+
+  Result<void> read(const Received& received, std::size_t size) {
+    scribble(0xFF);
+    auto message = decode_private<UserMessage>(received.body, received.scratch);
+    if (!message) return std::unexpected(message.error());
+    scribble(0);
+    EXPECT_EQ(message->tag, 7u);
+    EXPECT_THAT(message->tensors[0].inline_bytes,
+                testing::AllOf(testing::SizeIs(size), testing::Each(std::byte{1})));
+    handled = true;
+    return {};
+  }
+
+  void scribble(int with) {
+    std::memset(ring->data() + protocol::kRingDataAt, with, kCapacity);
+    if (!spilled.empty()) std::memset(spilled.data(), with, spilled.size());
+  }
+
+  std::span<std::byte> spilled;
+  bool handled = false;
+};
+
+TEST_F(ScribblingPeer, ChangesNoMessageOfTheRing) {
+  send_and_read(100);
+  EXPECT_TRUE(spilled.empty());
+}
+
+TEST_F(ScribblingPeer, ChangesNoMessageThatSpilled) {
+  send_and_read(kCapacity);
+  EXPECT_FALSE(spilled.empty());
 }
 
 TEST_F(ChannelTest, ClosingWakesWhoSendsAndWhoWaits) {

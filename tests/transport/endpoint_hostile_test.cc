@@ -5,10 +5,12 @@
 #include <tensorferry/transport/endpoint.h>
 #include <tensorferry/transport/version.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <thread>
 
+#include "field_walk.h"
 #include "raw_end.h"
 
 namespace tensorferry {
@@ -304,6 +306,96 @@ INSTANTIATE_TEST_SUITE_P(
             [](Liar& l) { EXPECT_TRUE(l.raw->socket.send(protocol::SegmentDropped{3})); },
             "drops"}),
     [](const auto& test) { return std::string(test.param.name); });
+
+// ------------------------------------------------------------- every field of a message, changed
+struct EncodedMessage {
+  std::vector<std::byte> bytes;
+  std::vector<EncodedField> fields;
+};
+
+// One of everything: a lent block that comes home, a range of the liar's own, and an inline one.
+EncodedMessage message_of_everything(Liar& liar) {
+  static constexpr std::int64_t kMatrix[2] = {2, 2};
+  static constexpr std::byte kBytes[4] = {};
+  const protocol::MemoryRef lent = liar.lend().memory;
+  const auto own = liar.raw->ask(2 * 8192);
+  protocol::TensorRecord tensors[3] = {
+      tensor_in(lent.place, lent.offset, kShape, lent.lease),
+      tensor_in(own->id(), 4096, kShape, 7),
+      {"I", kUint8, {}, kMatrix, {}, {protocol::MemoryKind::Inline, 0, 0, 4, 0}, kBytes}};
+  const protocol::EventSlot slot;
+  const LeaseRelease release{lent.lease, std::span(&slot, 1)};
+  const UserMessage message{5, tensors, std::span(&release, 1)};
+  std::vector<std::byte> bytes(encoded_bytes(message));
+  EXPECT_EQ(encode(message, bytes), bytes.size());
+  return {bytes, FieldWalk::of(message)};
+}
+
+// What the end makes of these bytes, to the last byte of what it hands out.
+Result<std::optional<EndpointMessage>> told(Liar& liar, std::span<const std::byte> bytes) {
+  liar.raw->say_bytes(bytes, protocol::RecordKind::User);
+  auto message = liar.end->receive(soon());
+  if (!message || !*message) return message;
+  for (EndpointTensor& tensor : (*message)->tensors) {
+    if (tensor.shared) std::ranges::fill(tensor.shared.bytes(), std::byte{0x11});
+    const std::byte filled{static_cast<unsigned char>(tensor.shared ? 0x11 : 0)};
+    EXPECT_THAT(tensor.bytes(), testing::Each(filled));
+  }
+  return message;
+}
+
+TEST(FirstEnd, TakesTheUnchangedMessageOfEverything) {
+  Liar liar;
+  auto message = told(liar, message_of_everything(liar).bytes);
+  ASSERT_TRUE(message) << message.error().message;
+  ASSERT_TRUE(*message);
+  EXPECT_EQ((*message)->tensors.size(), 3u);
+}
+
+TEST(FirstEnd, LivesWithEveryFieldOfAMessageChanged) {
+  int refused = 0, harmless = 0;
+  for (std::size_t field = 0, fields = 1; field < fields; ++field) {
+    for (std::size_t which = 0;; ++which) {
+      Liar liar;
+      const EncodedMessage valid = message_of_everything(liar);
+      fields = valid.fields.size();
+      const auto changed = mutations(valid.bytes, valid.fields[field]);
+      if (which >= changed.size()) break;
+      auto bystander = liar.end->allocate(8192).value();
+      std::ranges::fill(bystander.bytes(), std::byte{0x5A});
+      SCOPED_TRACE("field " + valid.fields[field].path + ", change " + std::to_string(which));
+      {
+        auto message = told(liar, changed[which]);
+        (message ? harmless : refused) += 1;
+        if (message) {
+          EXPECT_TRUE(*message) << "nothing came of it";
+        } else {
+          EXPECT_EQ(message.error().code, ErrorCode::Protocol) << message.error().message;
+        }
+      }
+      EXPECT_THAT(bystander.bytes(), testing::Each(std::byte{0x5A}));
+      bystander = {};
+      liar.raw.reset();
+      const Deadline deadline = soon();
+      while (liar.end->statistics().bytes_in_use != 0 && !passed(deadline))
+        std::this_thread::yield();
+      ASSERT_EQ(liar.end->statistics().bytes_in_use, 0u);
+    }
+  }
+  EXPECT_GT(refused, harmless) << "most of a message is checked";
+}
+
+TEST(FirstEnd, RefusesAMessageThatEndsAnywhere) {
+  std::size_t size = 1;
+  for (std::size_t length = 0; length < size; ++length) {
+    Liar liar;
+    const EncodedMessage whole = message_of_everything(liar);
+    size = whole.bytes.size();
+    auto message = told(liar, std::span(whole.bytes).first(length));
+    ASSERT_FALSE(message) << length;
+    EXPECT_EQ(message.error().code, ErrorCode::Protocol);
+  }
+}
 
 TEST(FirstEnd, GrantsNoMoreThanTheArenasMaximumHoweverOftenItIsAsked) {
   EndpointOptions options;

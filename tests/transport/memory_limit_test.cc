@@ -1,3 +1,5 @@
+#include <dlfcn.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <tensorferry/transport/memory_limit.h>
@@ -7,6 +9,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 
 namespace tensorferry {
@@ -143,6 +146,24 @@ class LimitedCgroup {
   bool works_ = false;
 };
 
+// What happens before each step of a reservation, given how many came before.
+std::function<void(int)> before_step;
+int steps = 0;
+
+}  // namespace
+}  // namespace tensorferry
+
+// Stands before the C library's in this executable.
+extern "C" int posix_fallocate(int fd, off_t offset, off_t bytes) {
+  using Real = int (*)(int, off_t, off_t);
+  static const auto real = reinterpret_cast<Real>(::dlsym(RTLD_NEXT, "posix_fallocate"));
+  if (tensorferry::before_step) tensorferry::before_step(tensorferry::steps++);
+  return real(fd, offset, bytes);
+}
+
+namespace tensorferry {
+namespace {
+
 TEST(LimitedCgroupTest, ADemandAboveTheLimitIsAnErrorAndNobodyIsKilled) {
   LimitedCgroup group(256 * kMiB);
   if (!group.works()) GTEST_SKIP() << "no memory cgroup can be made here (needs root)";
@@ -162,6 +183,34 @@ TEST(LimitedCgroupTest, ADemandAboveTheLimitIsAnErrorAndNobodyIsKilled) {
       segments.push_back(std::move(*segment));
     }
     ::_exit(7);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+// The limits are read anew before each step: as they were at the beginning the third one would be a
+// kill.
+TEST(LimitedCgroupTest, MemoryThatSomebodyElseTakesBetweenTwoStepsIsAnErrorAndNobodyIsKilled) {
+  LimitedCgroup group(256 * kMiB);
+  if (!group.works()) GTEST_SKIP() << "no memory cgroup can be made here (needs root)";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (!group.enter()) ::_exit(1);
+    std::shared_ptr<Segment> others;
+    before_step = [&](int step) {
+      if (step == 0) others = Segment::create(2, 96 * kMiB).value();  // two steps of its own
+    };
+    auto refused = Segment::create(1, 192 * kMiB);
+    if (refused) ::_exit(2);
+    if (refused.error().code != ErrorCode::OutOfSharedMemory) ::_exit(3);
+    if (refused.error().message.find(std::to_string(128 * kMiB)) == std::string::npos) ::_exit(4);
+    if (steps != 1 + 2) ::_exit(5);
+    others.reset();
+    if (!Segment::create(1, 192 * kMiB)) ::_exit(6);  // nothing is left of what was refused
+    if (steps != 1 + 2 + 3) ::_exit(7);
+    ::_exit(0);
   }
   int status = -1;
   ASSERT_EQ(::waitpid(child, &status, 0), child);

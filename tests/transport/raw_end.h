@@ -8,7 +8,9 @@
 #include <tensorferry/transport/control_socket.h>
 #include <tensorferry/transport/ring.h>
 
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -49,10 +51,16 @@ class RawEnd {
 
   template <class Message>
   void say(const Message& message) {
-    RingWriter& to = writer();
-    auto room = to.claim(encoded_bytes(message)).value();
+    std::vector<std::byte> bytes(encoded_bytes(message));
+    encode(message, bytes);
+    say_bytes(bytes, Message::kKind);
+  }
+  // A record as it is.
+  void say_bytes(std::span<const std::byte> body, protocol::RecordKind kind) {
+    auto room = writer().claim(body.size()).value();
     ASSERT_TRUE(room);
-    to.commit(Message::kKind, encode(message, *room), false, Urgency::Urgent);
+    std::ranges::copy(body, room->begin());
+    writer().commit(kind, body.size(), false, Urgency::Urgent);
   }
   void say_spilled(const protocol::Spill& spill) {
     auto room = writer().claim(encoded_bytes(spill)).value();

@@ -6,7 +6,10 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <semaphore>
 #include <thread>
+
+#include "futex_count.h"
 
 namespace tensorferry {
 namespace {
@@ -120,6 +123,80 @@ TEST(Ring, AStreamBetweenTwoThreadsLosesNothing) {
     ++got;
   }
   producer.join();
+}
+
+// ------------------------------------------------------------------ a sender's system calls
+TEST(Ring, ASenderMakesNoSystemCallWhileItsPeerIsAwake) {
+  Ring ring;
+  constexpr int kRecords = 1000;
+  std::thread peer([&] {
+    RingReader reader(ring.memory.get(), kCapacity);
+    for (int got = 0; got < kRecords;) {
+      if (auto record = reader.peek().value(); !record) continue;
+      reader.consume();
+      ++got;
+    }
+  });
+  RingWriter writer(ring.memory.get(), kCapacity);
+  const std::size_t before = futex_calls();
+  for (int i = 0; i < kRecords;) {
+    if (put(writer, 8, 1, Urgency::Urgent)) {
+      ++i;
+    } else {
+      std::this_thread::yield();
+    }
+  }
+  EXPECT_EQ(futex_calls() - before, 0u);
+  peer.join();
+}
+
+TEST(Ring, ASenderWakesASleepingPeerByOneSystemCall) {
+  Ring ring;
+  std::binary_semaphore go_on(0);
+  std::thread peer([&] {
+    RingReader reader(ring.memory.get(), kCapacity);
+    while (!reader.ready()) reader.wait({});
+    go_on.acquire();  // awake, and not asking the ring for anything
+  });
+  while (ring.header().sleeper.load() != protocol::Sleeper::Foreground) std::this_thread::yield();
+  RingWriter writer(ring.memory.get(), kCapacity);
+  const std::size_t before = futex_calls();
+  ASSERT_TRUE(put(writer, 8, 1));
+  EXPECT_EQ(futex_calls() - before, 1u);
+  for (int i = 0; i < 50; ++i) ASSERT_TRUE(put(writer, 8, 1, Urgency::Urgent));
+  EXPECT_EQ(futex_calls() - before, 1u) << "who was woken is not woken again";
+  go_on.release();
+  peer.join();
+}
+
+TEST(Ring, ALazyRecordMakesNoSystemCallForABackgroundThreadAndAnUrgentOneMakesOne) {
+  Ring ring;
+  RingReader reader(ring.memory.get(), kCapacity);
+  RingWriter writer(ring.memory.get(), kCapacity);
+  ASSERT_TRUE(reader.arm_background());
+  const std::size_t before = futex_calls();
+  for (int i = 0; i < 50; ++i) ASSERT_TRUE(put(writer, 8, 1, Urgency::Lazy));
+  EXPECT_EQ(futex_calls() - before, 0u);
+  for (int i = 0; i < 50; ++i) ASSERT_TRUE(put(writer, 8, 1, Urgency::Urgent));
+  EXPECT_EQ(futex_calls() - before, 1u);
+}
+
+TEST(Ring, AReaderMakesASystemCallOnlyForAProducerThatSleeps) {
+  Ring ring;
+  RingReader reader(ring.memory.get(), kCapacity);
+  RingWriter writer(ring.memory.get(), kCapacity);
+  while (put(writer, 8, 1)) {
+  }
+  const std::size_t before = futex_calls();
+  ASSERT_TRUE(*reader.peek());
+  reader.consume();
+  EXPECT_EQ(futex_calls() - before, 0u);
+  ring.header().space_sleeper.store(1);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(*reader.peek());
+    reader.consume();
+  }
+  EXPECT_EQ(futex_calls() - before, 1u);
 }
 
 // Counts what it is handed, and signals once it has seen `wanted`.

@@ -118,7 +118,9 @@ def _attempt(what, function, *arguments):
 def run(control):
     """Serves the server at the other end of `control` until it says Finalize."""
     try:
-        stub = _Stub(_ferry_stub.open(control))
+        version = ".".join(map(str, sys.version_info[:3]))
+        executable = os.fsencode(sys.executable or "")
+        stub = _Stub(_ferry_stub.open(control, sys.implementation.name, version, executable))
     except RuntimeError as error:
         sys.stderr.write("tensorferry: %s\n" % error)
         sys.exit(78)

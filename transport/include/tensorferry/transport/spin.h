@@ -20,7 +20,17 @@ inline void cpu_pause() noexcept {
 #endif
 }
 
-class AdaptiveSpin {
+// What a spin does besides looking; tests put their own in its place.
+struct ThisCpu {
+  static std::chrono::steady_clock::time_point now() noexcept {
+    return std::chrono::steady_clock::now();
+  }
+  static void pause() noexcept { cpu_pause(); }
+  static void yield() noexcept { ::sched_yield(); }
+};
+
+template <class Cpu>
+class AdaptiveSpinOn {
   using Duration = std::chrono::steady_clock::duration;
 
  public:
@@ -30,19 +40,19 @@ class AdaptiveSpin {
   bool wait(Ready&& ready) noexcept {
     if (ready()) return true;
     for (int i = 0; i < pauses_; ++i) {
-      cpu_pause();
+      Cpu::pause();
       if (ready()) return true;
     }
     // We share a CPU, as it seems: then the clock is looked at now and then only.
     if (pauses_ == 1 && ++in_vain_ % kLearnEvery != 0) {
-      ::sched_yield();
+      Cpu::yield();
       if (ready()) return true;
     }
-    begin_ = std::chrono::steady_clock::now();
+    begin_ = Cpu::now();
     bool switched = false;
     for (auto now = begin_; now - begin_ <= budget_;) {
-      ::sched_yield();
-      const auto back = std::chrono::steady_clock::now();
+      Cpu::yield();
+      const auto back = Cpu::now();
       switched |= back - now > kSwitch;
       now = back;
       if (!ready()) continue;
@@ -57,7 +67,7 @@ class AdaptiveSpin {
   // After the sleep: would spinning longer have met what came? Then do, the next time; else spin
   // less.
   void woke() noexcept {
-    auto waited = std::chrono::steady_clock::now() - begin_;
+    auto waited = Cpu::now() - begin_;
     budget_ = waited < kLargest ? kLargest : std::max(kSmallest, budget_ / 2);
   }
 
@@ -80,5 +90,7 @@ class AdaptiveSpin {
   Duration budget_ = std::chrono::microseconds(50);
   std::chrono::steady_clock::time_point begin_;
 };
+
+using AdaptiveSpin = AdaptiveSpinOn<ThisCpu>;
 
 }  // namespace tensorferry
