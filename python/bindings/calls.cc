@@ -188,8 +188,7 @@ PyCall submit_request(Model& model, const RequestArguments& arguments) {
   Result<Call> submitted;
   {
     py::gil_scoped_release released;
-    submitted = model.submit(
-        std::move(request), [arrival] { arrival->came(); }, deadline);
+    submitted = model.submit(std::move(request), [arrival] { arrival->came(); }, deadline);
   }
   Call call = value_of(std::move(submitted));
   gifts.sent();
