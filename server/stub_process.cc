@@ -151,9 +151,7 @@ std::string ExitStatus::advice() const {
     case SIGILL:
     case SIGFPE:
     case SIGABRT:
-      return "Native code that the model called crashed; its last words have Python's stack of "
-             "that "
-             "moment.";
+      return "Native code that the model called crashed; its last words have Python's stack then.";
     default:
       return "Somebody sent it that signal.";
   }

@@ -135,10 +135,7 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
       return std::unexpected(lost_socket(message.error()));
     }
   }
-  if (fds[0].revents) {
-    drain_log();
-    return std::unexpected(ended(""));
-  }
+  if (fds[0].revents) return std::unexpected(ended(""));
   if (link_ && link_->broken()) {
     process_.kill_group();
     return std::unexpected(ended(link_->why_broken().message));
@@ -343,6 +340,7 @@ Error StubSession::ended(const std::string& reason) {
   if (!reason.empty()) process_.kill_group();
   ExitStatus status = process_.reap();
   alive_ = false;
+  drain_log();
   drain_output();
   Error error;
   error.code = ErrorCode::StubDied;

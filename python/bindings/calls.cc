@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -20,9 +21,15 @@ Clock::duration to_duration(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
+// A longer timeout is as good as none, and a clock's nanoseconds have an end.
+constexpr double kLongestSeconds = 1e9;
+
 Deadline deadline_of(const RequestArguments& arguments) {
   if (!arguments.timeout) return {};
-  return Clock::now() + to_duration(*arguments.timeout);
+  if (!(*arguments.timeout >= 0))
+    throw py::value_error("timeout is a number of seconds, zero or more, not " +
+                          std::string(py::str(py::float_(*arguments.timeout))));
+  return Clock::now() + to_duration(std::min(*arguments.timeout, kLongestSeconds));
 }
 
 std::string_view view_of(py::handle text) {
@@ -78,7 +85,10 @@ class RoomLease {
 void fill(Model& model, Request& request, Gifts& gifts, const RequestArguments& arguments) {
   request.id = arguments.request_id;
   request.priority = arguments.priority;
-  if (arguments.timeout) request.timeout_us = static_cast<std::uint64_t>(*arguments.timeout * 1e6);
+  if (arguments.timeout) {
+    const double seconds = std::min(*arguments.timeout, kLongestSeconds);
+    request.timeout_us = static_cast<std::uint64_t>(seconds * 1e6);
+  }
   if (!arguments.outputs.is_none())
     request.outputs = arguments.outputs.cast<std::vector<std::string>>();
   if (!arguments.parameters.is_none()) {

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 #include <tensorferry/server/repository_check.h>
 #include <tensorferry/server/server.h>
+#include <tensorferry/transport/copy.h>
 #include <tensorferry/transport/memory_limit.h>
 #include <tensorferry/transport/version.h>
 

@@ -86,6 +86,19 @@ def test_a_cancel_after_the_answer_changes_nothing(model: tensorferry.Model) -> 
     assert future.result() is answer
 
 
+@pytest.mark.parametrize("timeout", [-1.0, float("nan"), -float("inf")])
+def test_a_timeout_that_is_none_is_refused(model: tensorferry.Model, timeout: float) -> None:
+    for call in (model.infer, model.infer_async):
+        with pytest.raises(ValueError, match="timeout is a number of seconds, zero or more"):
+            call(sleep_for(0), timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [1e30, float("inf")])
+def test_a_timeout_beyond_every_clock_is_none(model: tensorferry.Model, timeout: float) -> None:
+    model.infer(sleep_for(0), timeout=timeout)
+    model.infer_async(sleep_for(0), timeout=timeout).result()
+
+
 def test_a_future_keeps_the_requests_own_deadline(model: tensorferry.Model) -> None:
     future = model.infer_async(sleep_for(0.4), timeout=0.05)
     with pytest.raises(errors.Timeout) as caught:
