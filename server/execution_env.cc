@@ -58,7 +58,10 @@ const std::string* parameter(const ModelConfig& config, const std::string& key) 
 // As Triton's backend does it for an execution environment: what `activate` would set.
 void activate(StubCommand& command, const fs::path& folder) {
   const char* path = std::getenv("PATH");
-  command.environment["VIRTUAL_ENV"] = folder.string();
+  std::error_code ignored;
+  const bool conda = fs::exists(folder / "conda-meta", ignored);
+  command.environment[conda ? "CONDA_PREFIX" : "VIRTUAL_ENV"] = folder.string();
+  command.environment[conda ? "VIRTUAL_ENV" : "CONDA_PREFIX"] = std::nullopt;
   command.environment["PATH"] = (folder / "bin").string() + (path ? ":" + std::string(path) : "");
   command.environment["PYTHONHOME"] = std::nullopt;
 }

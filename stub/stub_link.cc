@@ -244,7 +244,8 @@ void StubLink::serve_control() {
     if (message && !*message) continue;
     if (!message) {
       if (message.error().code == ErrorCode::Closed) die_with_server();
-      return;  // our descriptor was closed: the server sees that and ends us
+      if (!socket_.intact()) return;  // it was closed here: the server sees that and ends us
+      broken(message.error());
     }
     scratch.reset();
     if (auto handled = on_control(std::move(**message), scratch); !handled) broken(handled.error());

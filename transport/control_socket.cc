@@ -164,6 +164,11 @@ Result<std::optional<ControlMessage>> ControlSocket::receive(const Deadline& dea
     if (got < 0) return system_failure("receiving on the control socket", errno);
     Arrived arrived = take_descriptors(message);
     if (got == 0) return std::unexpected(closed_by_peer());
+    if ((message.msg_flags & MSG_CTRUNC) && arrived.count == 0) {
+      return failure(ErrorCode::System,
+                     "a descriptor that was sent could not be taken: this process has as many open "
+                     "as it may (ulimit -n)");
+    }
     if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
       return failure(ErrorCode::Protocol, "a control message was longer than allowed");
     }

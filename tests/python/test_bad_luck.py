@@ -185,6 +185,27 @@ def test_a_stub_that_dies_in_finalize_is_gone_like_any_other(site: Site, how: st
     site.assert_sound()
 
 
+def test_a_stub_without_a_descriptor_for_more_memory_says_so_and_is_started_again(site: Site) -> None:
+    body = """
+    import resource
+    if requests[0].request_id() == "greedy":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            pass
+    return answers(requests, lambda x: np.repeat(x, 1 << 18))
+    """
+    model = site.execute("bad", body)
+    with pytest.raises(errors.StubDied, match="ulimit -n") as caught:
+        model.infer({"IN": np.ones(64, np.float32)}, request_id="greedy", timeout=60)
+    assert (caught.value.instance, caught.value.request_id) == ("bad_0_0", "greedy")
+    assert site.ask("bad", 3, 1).shape == (1 << 18,)
+    assert site.restarts("bad") == 1
+    site.assert_sound()
+
+
 def test_an_idle_stub_that_is_killed_is_started_again(site: Site) -> None:
     site.add("bad", model_with())
     first = site.pid("bad")

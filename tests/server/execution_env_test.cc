@@ -82,6 +82,16 @@ TEST_F(ExecutionEnvTest, TheFolderOfAnEnvironmentIsActivated) {
   }
 }
 
+TEST_F(ExecutionEnvTest, ACondaEnvironmentIsActivatedAsCondaDoesIt) {
+  program("conda/bin/python");
+  fs::create_directories(folder_ / "conda" / "conda-meta");
+  config_.parameters = {{"TENSORFERRY_PYTHON", (folder_ / "conda").string()}};
+  auto chosen = command();
+  ASSERT_TRUE(chosen) << chosen.error().message;
+  EXPECT_EQ(chosen->environment.at("CONDA_PREFIX"), (folder_ / "conda").string());
+  EXPECT_EQ(chosen->environment.at("VIRTUAL_ENV"), std::nullopt) << "that of the server's shell";
+}
+
 TEST_F(ExecutionEnvTest, TheModelsFolderHasAName) {
   program("model/env/bin/python3");
   config_.parameters["EXECUTION_ENV_PATH"] = "$$TRITON_MODEL_DIRECTORY/env";

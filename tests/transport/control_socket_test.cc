@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <tensorferry/transport/control_socket.h>
 #include <unistd.h>
@@ -123,6 +124,20 @@ TEST(ControlSocket, AMessageMayHaveWhatTheProtocolAllowsAndNoMore) {
 int lowest_free() {
   const UniqueFd fd(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
   return fd.get();
+}
+
+TEST(ControlSocket, ADescriptorThatThereIsNoRoomForIsAnErrorThatSaysSo) {
+  auto [here, there] = ControlSocket::pair().value();
+  ASSERT_TRUE(here.send(protocol::SegmentDropped{7}, STDERR_FILENO));
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit full{static_cast<rlim_t>(lowest_free()), before.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &full);
+  auto received = there.receive(soon());
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  ASSERT_FALSE(received);
+  EXPECT_EQ(received.error().code, ErrorCode::System);
+  EXPECT_THAT(received.error().message, HasSubstr("ulimit -n"));
 }
 
 TEST(ControlSocket, SurplusDescriptorsAreAnErrorAndClosed) {

@@ -46,7 +46,7 @@ class ControlSocket {
 
   // The next message; nullopt when the deadline passed. Errors: Closed at EOF; Protocol for a wrong
   // magic or version (both sides' are named), for an oversized or truncated datagram and for
-  // surplus descriptors.
+  // surplus descriptors; System for a descriptor that this process has no room for, and is lost.
   Result<std::optional<ControlMessage>> receive(const Deadline& deadline);
 
   int fd() const noexcept;
