@@ -55,6 +55,25 @@ bool check_answer(PyObject* answer) {
   return false;
 }
 
+std::string message_of(PyObject* triton_error) {
+  PyRef message(PyObject_CallMethod(triton_error, "message", nullptr));
+  return message ? to_string(message.get()) : std::string();
+}
+
+// Where a model gave up early: what it said of the requests that it did answer, which is mostly
+// why.
+std::string errors_among(PyObject* answers) {
+  std::string said;
+  for (Py_ssize_t i = 0; i < PyList_Size(answers); ++i) {
+    PyRef answer = PyRef::borrow(PyList_GetItem(answers, i));
+    if (!is_response(answer.get()) || as_response(answer.get())->error == Py_None) continue;
+    said += (said.empty() ? "Among them were errors:\n" : "") +
+            message_of(as_response(answer.get())->error) + "\n";
+    PyErr_Clear();
+  }
+  return said;
+}
+
 bool check_answers(PyObject* answers, std::size_t requests) {
   if (!PyList_Check(answers)) {
     raise_model_exception("Expected a list in the execute return, found type '%R'.",
@@ -65,8 +84,8 @@ bool check_answers(PyObject* answers, std::size_t requests) {
   if (count != requests) {
     raise_model_exception(
         "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
-        "InferenceRequest(s) size is:%zu, and InferenceResponse(s) size is:%zu\n",
-        requests, count);
+        "InferenceRequest(s) size is:%zu, and InferenceResponse(s) size is:%zu\n%s",
+        requests, count, errors_among(answers).c_str());
     return false;
   }
   for (std::size_t i = 0; i < count; ++i) {
@@ -161,8 +180,7 @@ bool BatchRunner::plan_response(Response& response, PyObject* object,
                                 const std::vector<std::string>& wanted) {
   ResponseObject* answer = as_response(object);
   if (answer->error != Py_None) {
-    PyRef message(PyObject_CallMethod(answer->error, "message", nullptr));
-    const std::string text = message ? to_string(message.get()) : std::string();
+    const std::string text = message_of(answer->error);
     if (PyErr_Occurred()) return false;
     fail(response, code_of(answer->error), text);
     return true;

@@ -58,6 +58,7 @@ def test_an_exception_while_loading_reaches_the_caller_and_the_log(site: Site, p
     server = site.start(models=["other"])
     with pytest.raises(tensorferry.Error, match="RuntimeError: what went wrong") as caught:
         server.load("bad")
+    assert (caught.value.model, caught.value.instance) == ("bad", "bad_0_0")
     log = capfd.readouterr().err
     for text in (str(caught.value), log):
         assert re.search(r"bad/1/model\.py\(\d+\): ", text), text
@@ -74,7 +75,7 @@ def test_an_exception_in_execute_reaches_the_client_and_the_log(site: Site, capf
     assert (caught.value.model, caught.value.instance, caught.value.request_id) == ("bad", "bad_0_0", "the-third")
     log = capfd.readouterr().err
     assert "E [bad_0_0] request 'the-third' failed: Failed to process the request(s) for model 'bad_0_0'" in log
-    assert "what went wrong" in log
+    assert re.search(r"RuntimeError: what went wrong\n\nAt:\n.*bad/1/model\.py", log)
     assert site.restarts("bad") == 0
     site.assert_sound()
 
@@ -99,6 +100,7 @@ def test_a_failing_model_does_not_fill_the_log(site: Site, capfd: Any) -> None:
     log = capfd.readouterr().err
     assert log.count("what went wrong") < 40
     assert re.search(r"\(\d+ more failed requests were not logged\)", log)
+    site.assert_sound()
 
 
 BATCH = """
@@ -123,9 +125,11 @@ def test_too_few_responses_after_an_early_error_fail_the_whole_batch_on_both_sid
         with pytest.raises(tensorferry.Error) as caught:
             future.result(30)
         said.append(str(caught.value))
-    assert all("Number of InferenceResponse objects do not match" in text for text in said), said
     log = capfd.readouterr().err
     assert all(f"request 'r{i}' failed: " in log for i in range(4))
+    for text in (*said, log):
+        assert "Number of InferenceResponse objects do not match" in text
+        assert "Among them were errors:\nthe first is no good" in text
     site.assert_sound()
 
 
@@ -138,7 +142,9 @@ def test_an_error_that_the_model_returns_reaches_the_client_and_the_log(site: Si
     with pytest.raises(tensorferry.Error, match="too cold") as caught:
         model.infer({"IN": np.ones(4, np.float32)}, request_id="r1")
     assert caught.value.code == "UNAVAILABLE"
+    assert (caught.value.model, caught.value.instance, caught.value.request_id) == ("bad", "bad_0_0", "r1")
     assert "[bad_0_0] request 'r1' failed: too cold" in capfd.readouterr().err
+    site.assert_sound()
 
 
 DIE = {
