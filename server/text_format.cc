@@ -10,6 +10,9 @@
 namespace tensorferry::server {
 namespace {
 
+// As two's complement, in which a number's sign changes; 0 - value is that with a wrap-around.
+constexpr std::uint64_t negated(std::uint64_t value) { return value == 0 ? 0 : ~value + 1; }
+
 using schema::Field;
 using schema::Label;
 using schema::Message;
@@ -277,8 +280,7 @@ class Parser {
     auto value = unsigned_value(token_.text);
     auto range = integer_range(field.type);
     // Of a negative number: its distance from zero.
-    std::uint64_t most =
-        minus ? std::uint64_t{0} - static_cast<std::uint64_t>(range.min) : range.max;
+    std::uint64_t most = minus ? negated(static_cast<std::uint64_t>(range.min)) : range.max;
     if (!value || *value > most) {
       return lexer_.error(at, "'" + std::string(field.name) + "' must be " +
                                   std::string(type_name(field.type)) + " (" +
@@ -286,7 +288,7 @@ class Parser {
                                   "), found " + (minus ? "-" : "") + std::string(token_.text));
     }
     if (!minus) return Json(*value);
-    return Json(static_cast<std::int64_t>(std::uint64_t{0} - *value));
+    return Json(static_cast<std::int64_t>(negated(*value)));
   }
 
   Result<Json> floating(const Field& field, bool minus) {

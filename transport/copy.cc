@@ -38,7 +38,7 @@ constexpr std::size_t kStreamedFrom = 16 << 20;
 // changes to them much later; `bench/micro/copy_bench.cc` has the two side by side.
 void copy_streamed(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
   constexpr std::size_t kLine = 64;
-  const std::size_t head = -reinterpret_cast<std::uintptr_t>(to) % kLine;
+  const std::size_t head = (kLine - reinterpret_cast<std::uintptr_t>(to) % kLine) % kLine;
   std::memcpy(to, from, head);
   to += head, from += head, bytes -= head;
   for (; bytes >= kLine; bytes -= kLine, to += kLine, from += kLine) {

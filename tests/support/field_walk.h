@@ -80,8 +80,10 @@ inline std::vector<std::vector<std::byte>> mutations(std::span<const std::byte> 
   std::memcpy(&value, message.data() + field.at, field.bytes);
   const std::uint64_t sign = std::uint64_t{1} << (field.bytes * 8 - 1);
   std::vector<std::vector<std::byte>> result;
-  for (std::uint64_t changed : {std::uint64_t{0}, std::uint64_t{1}, value + 1, value - 1, value * 2,
-                                value ^ sign, sign, sign - 1, ~std::uint64_t{0}}) {
+  constexpr std::uint64_t kAll = ~std::uint64_t{0};
+  const std::uint64_t after = value == kAll ? 0 : value + 1, before = value == 0 ? kAll : value - 1;
+  for (std::uint64_t changed : {std::uint64_t{0}, std::uint64_t{1}, after, before, value << 1,
+                                value ^ sign, sign, sign - 1, kAll}) {
     std::vector<std::byte> copy(message.begin(), message.end());
     std::memcpy(copy.data() + field.at, &changed, field.bytes);
     if (std::memcmp(copy.data(), message.data(), copy.size()) != 0)

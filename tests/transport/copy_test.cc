@@ -81,8 +81,8 @@ std::vector<std::byte> gathered(const std::byte* from, std::vector<std::int64_t>
   for (std::int64_t flat = 0; flat < count; ++flat) {
     const std::byte* at = from;
     std::int64_t rest = flat;
-    for (std::size_t axis = shape.size(); axis-- > 0; rest /= shape[axis])
-      at += rest % shape[axis] * strides[axis];
+    for (std::size_t axis = shape.size(); axis > 0; rest /= shape[--axis])
+      at += rest % shape[axis - 1] * strides[axis - 1];
     out.insert(out.end(), at, at + element);
   }
   return out;

@@ -10,6 +10,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <random>
 #include <thread>
 
 #include "heap_count.h"
@@ -291,9 +292,11 @@ TEST(CountersReader, APageThatIsWrittenAllTheTimeStaysWithinItsBounds) {
   std::atomic<bool> done{false};
   std::thread writer([&] {
     auto spoilt = a_good_page();
-    for (unsigned i = 0; !done; ++i) {
-      spoilt->header.used = i * 2'654'435'761u;
-      for (CounterSlot& slot : spoilt->slots) slot.text_bytes = i * 40'503u;
+    std::minstd_rand chance;
+    while (!done) {
+      spoilt->header.used = static_cast<std::uint32_t>(chance());
+      for (CounterSlot& slot : spoilt->slots)
+        slot.text_bytes = static_cast<std::uint32_t>(chance());
       liar.write(*spoilt);
     }
   });

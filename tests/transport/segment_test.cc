@@ -173,7 +173,8 @@ TEST(Segment, AboveTheAddressSpaceLimitIsAnErrorWithTheSize) {
 }
 
 TEST(Segment, OutOfDescriptorsIsAnError) {
-  if (kSanitized) GTEST_SKIP() << "sanitizers open descriptors of their own";
+  if (kSanitized || kVirtualCallsChecked)
+    GTEST_SKIP() << "sanitizers open descriptors of their own";
   int status = in_child([] {
     rlimit limit{3, 3};
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
