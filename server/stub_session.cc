@@ -137,8 +137,11 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
   }
   if (fds[0].revents) return std::unexpected(ended(""));
   if (link_ && link_->broken()) {
+    // A socket that is closed may be a death that isn't told yet.
+    const Error why = link_->why_broken();
+    if (why.code == ErrorCode::Closed) return std::unexpected(lost_socket(why));
     process_.kill_group();
-    return std::unexpected(ended(link_->why_broken().message));
+    return std::unexpected(ended(why.message));
   }
   return fds[2].revents ? Step::Stopped : Step::Went;
 }

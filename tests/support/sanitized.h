@@ -1,7 +1,15 @@
-// Whether a sanitizer that changes how a process lives (its address space, its forks) is built in.
+// Whether a sanitizer that changes how a process lives (its address space, its forks) is built in,
+// or an emulator runs it.
 #pragma once
 
+#include <cstdlib>
+
 namespace tensorferry {
+
+// qemu-user cannot start threads in a child of a process that had some.
+inline bool emulated() { return std::getenv("TENSORFERRY_EMULATED") != nullptr; }
+inline constexpr const char* kNoThreadsAfterAFork =
+    "the emulator starts no threads in a forked child";
 
 // UndefinedBehaviorSanitizer's. GCC does not tell; our builds have it there together with
 // AddressSanitizer.

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "raw_end.h"
+#include "sanitized.h"
 
 namespace tensorferry {
 namespace {
@@ -140,10 +141,6 @@ TEST(Endpoint, WhatWasReceivedOutlivesThePeer) {
   EXPECT_EQ(more.error().code, ErrorCode::Closed);
   EXPECT_EQ(there.tensors.at(0).bytes()[kLarge - 1], std::byte{6});
 }
-
-// qemu-user cannot start threads in a child of a process that had some.
-bool emulated() { return std::getenv("TENSORFERRY_EMULATED") != nullptr; }
-constexpr const char* kNoThreadsAfterAFork = "the emulator starts no threads in a forked child";
 
 TEST(Endpoint, AKilledPeerVoidsItsHoldsAtOnce) {
   if (emulated()) GTEST_SKIP() << kNoThreadsAfterAFork;

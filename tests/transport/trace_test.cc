@@ -190,6 +190,7 @@ TEST_F(TraceTest, AProcessThatIsKilledLeavesAFileThatCanBeRead) {
 TEST_F(TraceTest, AForkedChildHasAFileOfItsOwnAndWritesNothingOfItsParents) {
   // Its locks may be held by the thread that flushes, and it does not take them for a fork.
   if (kSanitized) GTEST_SKIP() << "the sanitizer's runtime may hang in a threaded program's fork";
+  if (emulated()) GTEST_SKIP() << kNoThreadsAfterAFork;
   const pid_t program = start([] {
     {
       Span span(Phase::Wait, 1);
