@@ -125,7 +125,7 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
 
   // Answers the batch's first request with these outputs, giving back `releases`.
   void answer(const SeenBatch& batch, std::vector<protocol::TensorRecord> outputs,
-              std::vector<std::uint64_t> releases = {}) {
+              const std::vector<std::uint64_t>& releases = {}) {
     protocol::ResponseRecord response;
     response.request = batch.requests.at(0).number;
     response.flags = protocol::kResponseFinal;

@@ -258,7 +258,7 @@ class ManyResponses : public StubLinkTest {
     record.flags = flags;
     if (!with_output) return record;
     output_ = output({protocol::MemoryKind::Inline, 0, 0, 1, 0});
-    output_.inline_bytes = std::span(&byte_, 1);
+    output_.inline_bytes = std::span(&kByte, 1);
     record.outputs = std::span(&output_, 1);
     return record;
   }
@@ -282,7 +282,7 @@ class ManyResponses : public StubLinkTest {
     EXPECT_FALSE(call_->error);
   }
 
-  static constexpr std::byte byte_{9};
+  static constexpr std::byte kByte{9};
   protocol::TensorRecord output_;
   SeenBatch batch_;
 };

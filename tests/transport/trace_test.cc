@@ -29,7 +29,6 @@ using testing::Each;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using testing::Not;
 using testing::StartsWith;
 
 bool until(const std::function<bool()>& what) {
