@@ -3,6 +3,7 @@
 #pragma once
 
 #include <tensorferry/server/buffer.h>
+#include <tensorferry/server/void_after_fork.h>
 #include <tensorferry/transport/arena.h>
 #include <tensorferry/transport/fork_guard.h>
 
@@ -75,7 +76,7 @@ class HostBlock final : public BufferHolder {
       : arena_(std::move(arena)), block_(block) {}
   // In a forked child the memory is a private copy, and the books are the parent's.
   ~HostBlock() override {
-    if (fork_generation() != generation_) return;
+    if (!home_.is_here()) return;
     arena_->arena().release(block_);
     arena_->use();
   }
@@ -89,7 +90,7 @@ class HostBlock final : public BufferHolder {
  private:
   std::shared_ptr<HostArena> arena_;
   BlockId block_;
-  std::uint64_t generation_ = fork_generation();
+  Home home_;
 };
 
 }  // namespace tensorferry::server

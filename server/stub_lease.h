@@ -3,7 +3,7 @@
 #pragma once
 
 #include <tensorferry/server/buffer.h>
-#include <tensorferry/transport/fork_guard.h>
+#include <tensorferry/server/void_after_fork.h>
 #include <tensorferry/transport/segment.h>
 
 #include <memory>
@@ -17,8 +17,7 @@ class StubLease final : public BufferHolder {
   StubLease(std::weak_ptr<StubLink> link, std::shared_ptr<Segment> segment, std::uint64_t lease)
       : link_(std::move(link)), segment_(std::move(segment)), lease_(lease) {}
   ~StubLease() override {
-    if (fork_generation() != generation_)
-      return;  // a forked child gives nothing of its parent's back
+    if (!home_.is_here()) return;  // a forked child gives nothing of its parent's back
     if (auto link = link_.lock()) link->release_stub_range(lease_);
   }
   StubLease(const StubLease&) = delete;
@@ -28,7 +27,7 @@ class StubLease final : public BufferHolder {
   std::weak_ptr<StubLink> link_;
   std::shared_ptr<Segment> segment_;
   std::uint64_t lease_;
-  std::uint64_t generation_ = fork_generation();
+  Home home_;
 };
 
 }  // namespace tensorferry::server

@@ -1,4 +1,5 @@
-// Opening, sending and closing; what comes back is in stub_link_answers.cc.
+// Opening, executing and closing; how a batch is written is in stub_link_requests.cc, what comes
+// back in stub_link_answers.cc.
 #include "stub_link.h"
 
 #include <tensorferry/transport/trace.h>
@@ -26,35 +27,9 @@ constexpr std::chrono::milliseconds kLastAnswers{100};
 
 Deadline patience() { return Clock::now() + kSendPatience; }
 
-// Requests or parameters of a batch that fit into a message whatever they hold (model_check.cc).
-constexpr std::size_t kSurelySendable = 16;
-
 // Segments of one stub's arena. Arenas grow geometrically, so that an honest stub stays far below;
 // each costs the server a descriptor.
 constexpr std::size_t kMaxSegments = 512;
-
-protocol::Parameter to_wire(const std::pair<std::string, ParameterValue>& entry) {
-  protocol::Parameter wire;
-  wire.key = entry.first;
-  struct Fill {
-    protocol::Parameter& wire;
-    void operator()(std::int64_t value) { wire.integer = value; }
-    void operator()(bool value) {
-      wire.kind = protocol::ParameterKind::Bool;
-      wire.integer = value;
-    }
-    void operator()(double value) {
-      wire.kind = protocol::ParameterKind::Double;
-      wire.number = value;
-    }
-    void operator()(const std::string& value) {
-      wire.kind = protocol::ParameterKind::String;
-      wire.text = value;
-    }
-  };
-  std::visit(Fill{wire}, entry.second);
-  return wire;
-}
 
 std::uint64_t input_bytes(const Batch& batch) {
   std::uint64_t bytes = 0;
@@ -240,10 +215,10 @@ std::size_t StubLink::take_slot() {
 Result<void> StubLink::execute(Batch& batch) {
   host_->use();
   const std::uint64_t number = batch.front()->number();
-  const auto now = Clock::now();
   Span span(Phase::Send, number);
   if (span) span.set_bytes(input_bytes(batch));
   std::scoped_lock sending(send_mutex_);
+  const auto now = Clock::now();
   {
     std::scoped_lock lock(mutex_);
     if (closing_ || channel_->closed()) {
@@ -302,91 +277,6 @@ void StubLink::forget_batch(std::vector<RunningBatch>::iterator batch) {
 void StubLink::free_slot(std::size_t slot) {
   in_flight_[slot] = {};
   free_slots_.push_back(slot);
-}
-
-void StubLink::describe(const Batch& batch, std::span<const std::size_t> slots) {
-  requests_.clear();
-  tensors_.clear();
-  parameters_.clear();
-  names_.clear();
-  lent_now_.clear();
-  // Views into these vectors are taken while they fill, so they must not move.
-  std::size_t tensors = 0, parameters = 0, names = 0;
-  for (const auto& execution : batch) {
-    tensors += execution->request().inputs.size();
-    parameters += execution->request().parameters.size();
-    names += execution->request().outputs.size();
-  }
-  tensors_.reserve(tensors);
-  parameters_.reserve(parameters);
-  names_.reserve(names);
-  for (std::size_t i = 0; i < batch.size(); ++i)
-    describe(batch[i]->request(), in_flight_[slots[i]].number);
-}
-
-Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch,
-                                  const Deadline& deadline) {
-  channel_->take_releases(releases_);
-  protocol::Execute message;
-  message.batch = number;
-  message.requests = requests_;
-  message.releases = releases_;
-  if ((batch.size() > kSurelySendable || parameters_.size() > kSurelySendable) &&
-      encoded_bytes(message) > protocol::kMaxBodyBytes) {
-    return failure(ErrorCode::InvalidArgument,
-                   "a batch of " + std::to_string(batch.size()) + " requests with " +
-                       std::to_string(parameters_.size()) + " parameters is longer than the " +
-                       std::to_string(protocol::kMaxBodyBytes) + " bytes of a message");
-  }
-  return channel_->send(message, Urgency::Lazy, deadline);
-}
-
-void StubLink::describe(const Request& request, std::uint64_t number) {
-  protocol::RequestRecord record;
-  record.request = number;
-  record.id = request.id;
-  record.correlation = request.correlation_id;
-  record.correlation_text = request.correlation_text;
-  record.flags = request.flags;
-  record.timeout_us = request.timeout_us;
-  record.priority = request.priority;
-  record.trace_context = request.trace_context;
-  std::size_t first_parameter = parameters_.size(), first_name = names_.size(),
-              first_tensor = tensors_.size();
-  for (const auto& entry : request.parameters) parameters_.push_back(to_wire(entry));
-  for (const auto& name : request.outputs) names_.push_back(name);
-  for (const Tensor& input : request.inputs) tensors_.push_back(lend(input));
-  record.parameters = std::span(parameters_).subspan(first_parameter);
-  record.requested_outputs = std::span(names_).subspan(first_name);
-  record.inputs = std::span(tensors_).subspan(first_tensor);
-  requests_.push_back(record);
-}
-
-protocol::TensorRecord StubLink::lend(const Tensor& input) {
-  protocol::TensorRecord record;
-  record.name = input.name;
-  record.dtype = input.dtype;
-  record.shape = input.shape;
-  std::span<const std::byte> bytes = input.data.bytes();
-  record.memory.bytes = bytes.size();
-  if (bytes.size() < protocol::kInlineBelowBytes) {
-    record.inline_bytes = bytes;
-    count_copy(bytes.size(), CopyKind::Inline);
-    return record;
-  }
-  const HostBlock* holder = HostBlock::of(input.data, *host_);
-  expects(holder != nullptr,
-          "a tensor of a page or more lies in its model's host arena when it is sent");
-  Block block = host_->arena().lookup(holder->block()).value();
-  std::uint64_t offset = block.offset + static_cast<std::uint64_t>(bytes.data() - block.data);
-  LeaseBook::Range range{block.id, block.segment, offset, bytes.size(),
-                         const_cast<std::byte*>(bytes.data())};
-  record.memory.kind = protocol::MemoryKind::Segment;
-  record.memory.place = block.segment;
-  record.memory.offset = offset;
-  record.memory.lease = lent_.lend(range);
-  lent_now_.push_back(record.memory.lease);
-  return record;
 }
 
 void StubLink::cancel(const Execution& execution) {

@@ -166,7 +166,7 @@ void Endpoint::Impl::bury_peer(Error why) {
   channel.inbox().interrupt();
   // What it gave back last is still ours to find: its holds are void only once all that it sent is
   // read.
-  while (!channel.inbox().poll() && !channel.inbox().stopped()) std::this_thread::yield();
+  channel.inbox().settle({});
   std::scoped_lock lock(mutex);
   lent.clear();
 }

@@ -8,17 +8,21 @@
 #include <string>
 
 namespace tensorferry {
+
+std::uint64_t file_size_limit() noexcept {
+  rlimit limit{};
+  const bool limited = ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return limited ? limit.rlim_cur : UINT64_MAX;
+}
+
 namespace {
 
-// A file beyond RLIMIT_FSIZE is a SIGXFSZ, not only an error.
 Result<void> check_file_limit(std::size_t bytes) {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-      bytes > limit.rlim_cur) {
+  if (const std::uint64_t limit = file_size_limit(); bytes > limit) {
     return failure(ErrorCode::OutOfSharedMemory,
                    "shared memory of " + std::to_string(bytes) +
-                       " bytes is above the process's file size limit of " +
-                       std::to_string(limit.rlim_cur) + " bytes (ulimit -f)");
+                       " bytes is above the process's file size limit of " + std::to_string(limit) +
+                       " bytes (ulimit -f)");
   }
   return {};
 }

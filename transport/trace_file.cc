@@ -1,7 +1,6 @@
 #include "trace_file.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <tensorferry/transport/fork_guard.h>
 #include <unistd.h>
@@ -21,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "memfd.h"
 #include "own_descriptor.h"
 
 namespace tensorferry {
@@ -213,11 +213,11 @@ void TraceFile::write(std::string_view text) {
 
 // Writing past the limit would kill the program (SIGXFSZ).
 bool TraceFile::fits(std::size_t more) const noexcept {
-  rlimit limit{};
+  const std::uint64_t limit = file_size_limit();
+  if (limit == UINT64_MAX) return true;
   struct stat file{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return true;
   return ::fstat(file_.get(), &file) == 0 &&
-         static_cast<std::uint64_t>(file.st_size) + more <= limit.rlim_cur;
+         static_cast<std::uint64_t>(file.st_size) + more <= limit;
 }
 
 void TraceFile::fail(const std::string& what) noexcept {

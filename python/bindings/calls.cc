@@ -205,9 +205,7 @@ PyCall submit_request(Model& model, const RequestArguments& arguments) {
   return {std::move(call), std::move(arrival)};
 }
 
-void PyCall::check_process() const {
-  if (auto here = home_.check(); !here) raise(here.error());
-}
+void PyCall::check_process() const { value_of(home_.check()); }
 
 bool PyCall::wait(std::optional<double> timeout) {
   py::gil_scoped_release released;
@@ -222,7 +220,6 @@ py::object PyCall::take() {
 }
 
 void PyCall::cancel() {
-  if (!home_.is_here()) return;
   Call call = call_;  // of our own: another thread may take the answer meanwhile
   py::gil_scoped_release released;
   call.cancel(ErrorCode::Cancelled, "the request was cancelled by the caller");

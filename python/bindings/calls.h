@@ -37,8 +37,7 @@ class PyCall {
 
   // True when it is answered; waits at most `timeout` seconds, without the GIL.
   bool wait(std::optional<double> timeout);
-  // In a forked child: true, since check_process() raises at once.
-  bool done() const { return !home_.is_here() || call_.done(); }
+  bool done() const { return call_.done(); }
   py::object take();
   void cancel();  // nothing in a forked child
   // Raises Closed in a forked child, where nothing else but done() and cancel() may be called.

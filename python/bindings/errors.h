@@ -5,6 +5,7 @@
 #include <tensorferry/transport/error.h>
 
 #include <chrono>
+#include <type_traits>
 #include <utility>
 
 namespace tensorferry::python {
@@ -26,7 +27,7 @@ inline constexpr std::chrono::milliseconds kSignalSlice{200};
 template <class T>
 T value_of(Result<T> result) {
   if (!result) raise(result.error());
-  return std::move(*result);
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
 }  // namespace tensorferry::python

@@ -29,10 +29,6 @@ using server::Model;
 using server::Server;
 using server::ServerOptions;
 
-void check(const Result<void>& result) {
-  if (!result) raise(result.error());
-}
-
 class PyModel {
  public:
   explicit PyModel(Model model) : model_(std::move(model)) {}
@@ -41,7 +37,7 @@ class PyModel {
   std::int64_t version() const { return model_.version(); }
   std::string config() const { return model_.config().json; }
   bool ready() const {
-    check(model_.check_process());
+    value_of(model_.check_process());
     return model_.ready();
   }
 
@@ -175,24 +171,24 @@ class PyServer {
     return PyModel(value_of(server_->model(name, version)));
   }
   std::vector<std::string> names() const {
-    check(server_->check_process());
+    value_of(server_->check_process());
     return server_->model_names();
   }
   void load(const std::string& name) {
-    check(server_->check_process());  // before a thread is started for it
+    value_of(server_->check_process());  // before a thread is started for it
     auto loaded =
         interruptible([&](const std::stop_token& stop) { return server_->load(name, stop); });
-    check(loaded);
+    value_of(loaded);
   }
   void unload(const std::string& name) {
     without_gil([&] { return server_->unload(name); });
   }
   bool ready(const std::optional<std::string>& name) const {
-    check(server_->check_process());
+    value_of(server_->check_process());
     return name ? server_->ready(*name) : server_->ready();
   }
   py::list statistics() const {
-    check(server_->check_process());
+    value_of(server_->check_process());
     std::vector<server::ModelStatistics> all;
     {
       py::gil_scoped_release released;
@@ -203,7 +199,7 @@ class PyServer {
     return result;
   }
   std::string metrics() const {
-    check(server_->check_process());
+    value_of(server_->check_process());
     return server_->metrics();
   }
   void shutdown() {
@@ -219,7 +215,7 @@ class PyServer {
       py::gil_scoped_release released;
       result = function();
     }
-    check(result);
+    value_of(result);
   }
   std::unique_ptr<Server> server_;
 };

@@ -63,6 +63,7 @@ BELOW_THE_SEAM = [
     "stub_process.cc",
     "stub_link.cc",
     "stub_link_answers.cc",
+    "stub_link_requests.cc",
 ]
 ABOVE_THE_SEAM = {
     "scheduler",

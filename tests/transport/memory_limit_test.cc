@@ -164,6 +164,13 @@ extern "C" int posix_fallocate(int fd, off_t offset, off_t bytes) {
 namespace tensorferry {
 namespace {
 
+void expect_ends_well(pid_t child) {
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
 TEST(LimitedCgroupTest, ADemandAboveTheLimitIsAnErrorAndNobodyIsKilled) {
   LimitedCgroup group(256 * kMiB);
   if (!group.works()) GTEST_SKIP() << "no memory cgroup can be made here (needs root)";
@@ -184,10 +191,7 @@ TEST(LimitedCgroupTest, ADemandAboveTheLimitIsAnErrorAndNobodyIsKilled) {
     }
     ::_exit(7);
   }
-  int status = -1;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
-  EXPECT_EQ(WEXITSTATUS(status), 0);
+  expect_ends_well(child);
 }
 
 // The limits are read anew before each step: as they were at the beginning the third one would be a
@@ -212,10 +216,7 @@ TEST(LimitedCgroupTest, MemoryThatSomebodyElseTakesBetweenTwoStepsIsAnErrorAndNo
     if (steps != 1 + 2 + 3) ::_exit(7);
     ::_exit(0);
   }
-  int status = -1;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
-  EXPECT_EQ(WEXITSTATUS(status), 0);
+  expect_ends_well(child);
 }
 
 }  // namespace
