@@ -238,7 +238,7 @@ Result<void> StubLink::execute(Batch& batch) {
   }
   auto sent = send_batch(number, batch, now + kSendPatience);
   if (sent) return {};
-  for (const auto& release : releases_) channel_->release_later(release.lease);
+  channel_->keep_releases(given_back_now_);
   const bool unsendable = sent.error().code == ErrorCode::OutOfSharedMemory ||
                           sent.error().code == ErrorCode::InvalidArgument;
   // A ring that stays full, or whose indices are impossible: only a stub that lies does that.

@@ -174,7 +174,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::vector<protocol::TensorRecord> tensors_;
   std::vector<protocol::Parameter> parameters_;
   std::vector<std::string_view> names_;
-  std::vector<protocol::LeaseRelease> releases_;
+  GivenBack given_back_now_;
   std::vector<std::uint64_t> lent_now_;
 
   // Used by the one thread that reads: of the message that it is at.

@@ -59,11 +59,12 @@ void StubLink::describe(const Batch& batch, std::span<const std::size_t> slots) 
 
 Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch,
                                   const Deadline& deadline) {
-  channel_->take_releases(releases_);
+  channel_->take_releases(given_back_now_);
   protocol::Execute message;
   message.batch = number;
   message.requests = requests_;
-  message.releases = releases_;
+  message.releases = given_back_now_.releases;
+  message.seen = given_back_now_.seen;
   if ((batch.size() > kSurelySendable || parameters_.size() > kSurelySendable) &&
       encoded_bytes(message) > protocol::kMaxBodyBytes) {
     return failure(ErrorCode::InvalidArgument,

@@ -283,10 +283,9 @@ void BatchRunner::put_together(const InboundBatch& batch, std::chrono::nanosecon
   answer_.batch = batch.number;
   answer_.batch_done = true;
   answer_.responses = response_records_;
-  releases_.clear();
-  state().link->take_releases(releases_);
-  for (std::uint64_t lease : plan_.releases()) releases_.push_back({lease, {}});
-  answer_.releases = releases_;
+  state().link->take_releases(given_back_);
+  for (std::uint64_t lease : plan_.releases()) given_back_.releases.push_back({lease, {}});
+  answer_.releases = given_back_.releases;
   answer_.execute_ns = static_cast<std::uint64_t>(execute_time.count());
   const std::uint64_t copied = copy_counts().bytes_of(CopyKind::Host);
   answer_.copied_bytes = copied - std::exchange(reported_copies_, copied);

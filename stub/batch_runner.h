@@ -79,7 +79,7 @@ class BatchRunner {
   std::vector<protocol::TensorRecord> tensor_records_;
   std::vector<protocol::ResponseRecord> response_records_;
   std::vector<protocol::Parameter> parameter_records_;
-  std::vector<protocol::LeaseRelease> releases_;
+  GivenBack given_back_;
 };
 
 }  // namespace tensorferry::stub

@@ -99,7 +99,7 @@ class StubLink {
   void take_back(std::uint64_t lease);
   // Gives an input's lease back; from any thread.
   void release_input(std::uint64_t lease);
-  void take_releases(std::vector<protocol::LeaseRelease>& out) { channel_->take_releases(out); }
+  void take_releases(GivenBack& out) { channel_->take_releases(out); }
   const std::string& instance() const noexcept { return instance_; }
   // Whether the server said that nobody waits for this request any more. From any thread.
   bool is_cancelled(std::uint64_t request) const;

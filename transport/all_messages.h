@@ -30,7 +30,9 @@ using RecordMessages = MessageList<protocol::Execute, protocol::Cancel, protocol
 using ControlMessages =
     MessageList<protocol::Hello, protocol::Welcome, protocol::Segment, protocol::SegmentRequest,
                 protocol::SegmentDenied, protocol::SegmentDropped, protocol::AutoComplete,
-                protocol::Load, protocol::Reply, protocol::Finalize, protocol::Log, protocol::Trim>;
+                protocol::Load, protocol::Reply, protocol::Finalize, protocol::Log, protocol::Trim,
+                protocol::DeviceOffer, protocol::DeviceSegment, protocol::ReadDevice,
+                protocol::DeviceRead>;
 
 // Each kind has exactly one message. Pad has none, it is skipped.
 template <class List, class Kind>

@@ -40,8 +40,14 @@ struct Channel::Impl {
   std::mutex send_mutex;
   RingWriter writer;  // under send_mutex
 
+  struct DeviceRelease {
+    std::uint64_t lease;
+    std::vector<protocol::EventSlot> after;
+  };
   std::mutex release_mutex;
   std::vector<std::uint64_t> releases;
+  std::vector<DeviceRelease> device_releases;
+  std::vector<protocol::EventSlot> seen;
   std::function<void()> notify;
 
   std::atomic<bool> closed{false};
@@ -74,18 +80,38 @@ struct Channel::Impl {
     std::byte* copy = scratch.take(body.size());
     if (!body.empty()) std::memcpy(copy, body.data(), body.size());
     Result<void> handled = handler({record.kind, {copy, body.size()}, scratch});
-    if (lease) release(*lease);
+    if (lease) release(*lease, {});
     return handled;
   }
 
-  void release(std::uint64_t lease) {
+  void release(std::uint64_t lease, std::span<const protocol::EventSlot> after) {
     bool first;
     {
       std::scoped_lock lock(release_mutex);
-      first = releases.empty();
-      releases.push_back(lease);
+      first = releases.empty() && device_releases.empty();
+      if (after.empty()) {
+        releases.push_back(lease);
+      } else {
+        device_releases.push_back({lease, {after.begin(), after.end()}});
+      }
     }
     if (first && notify) notify();
+  }
+
+  // Under release_mutex: those of device memory, as far as a message takes them.
+  void take_device_releases(GivenBack& out, std::size_t most) {
+    std::size_t count = 0, events = 0;
+    for (; count < std::min(most, device_releases.size()); ++count)
+      events += device_releases[count].after.size();
+    out.after.reserve(events);  // the spans below must stay
+    for (std::size_t i = 0; i < count; ++i) {
+      const DeviceRelease& release = device_releases[i];
+      const std::size_t first = out.after.size();
+      out.after.insert(out.after.end(), release.after.begin(), release.after.end());
+      out.releases.push_back({release.lease, std::span(out.after).subspan(first)});
+    }
+    device_releases.erase(device_releases.begin(),
+                          device_releases.begin() + static_cast<std::ptrdiff_t>(count));
   }
 
   Error why_closed() {
@@ -157,35 +183,56 @@ Result<void> Channel::send_encoded(protocol::RecordKind kind, std::size_t body_b
   return {};
 }
 
-void Channel::release_later(std::uint64_t lease) { impl_->release(lease); }
+void Channel::release_later(std::uint64_t lease, std::span<const protocol::EventSlot> after) {
+  impl_->release(lease, after);
+}
+
+void Channel::seen_later(const protocol::EventSlot& event) {
+  std::scoped_lock lock(impl_->release_mutex);
+  impl_->seen.push_back(event);
+}
 
 void Channel::set_release_notify(std::function<void()> notify) {
   std::scoped_lock lock(impl_->release_mutex);
   impl_->notify = std::move(notify);
 }
 
-void Channel::take_releases(std::vector<protocol::LeaseRelease>& out) {
+void Channel::take_releases(GivenBack& out) {
   constexpr std::size_t kMost = 4096;  // in one message; the rest goes with the next
   out.clear();
   std::scoped_lock lock(impl_->release_mutex);
   std::size_t count = std::min(kMost, impl_->releases.size());
-  for (std::size_t i = 0; i < count; ++i) out.push_back({impl_->releases[i], {}});
+  for (std::size_t i = 0; i < count; ++i) out.releases.push_back({impl_->releases[i], {}});
   impl_->releases.erase(impl_->releases.begin(),
                         impl_->releases.begin() + static_cast<std::ptrdiff_t>(count));
+  if (!impl_->device_releases.empty()) impl_->take_device_releases(out, kMost - count);
+  out.seen.swap(impl_->seen);
+}
+
+void Channel::keep_releases(const GivenBack& unsent) {
+  std::scoped_lock lock(impl_->release_mutex);
+  for (const auto& release : unsent.releases) {
+    if (release.after.empty()) {
+      impl_->releases.push_back(release.lease);
+    } else {
+      impl_->device_releases.push_back(
+          {release.lease, {release.after.begin(), release.after.end()}});
+    }
+  }
+  impl_->seen.insert(impl_->seen.end(), unsent.seen.begin(), unsent.seen.end());
 }
 
 Result<void> Channel::flush_releases(Urgency urgency) {
   std::unique_lock lock(impl_->send_mutex, std::try_to_lock);
   if (!lock) return {};  // whoever sends will take them along, or the next flush does
-  std::vector<protocol::LeaseRelease> batch;
+  GivenBack batch;
   take_releases(batch);
   if (batch.empty()) return {};
-  protocol::Release message{batch};
+  protocol::Release message{batch.releases, batch.seen};
   auto room = impl_->writer.claim(encoded_bytes(message));
   if (!room) return std::unexpected(room.error());
   if (!*room) {
-    std::scoped_lock again(impl_->release_mutex);
-    for (const auto& release : batch) impl_->releases.push_back(release.lease);
+    keep_releases(batch);
     return {};
   }
   std::size_t bytes = encode(message, **room);

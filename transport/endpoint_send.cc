@@ -39,15 +39,15 @@ Result<protocol::TensorRecord> describe(const EndpointTensor& tensor) {
 // What moves with one message. Undone unless the message was sent.
 class Endpoint::Impl::Shipment {
  public:
-  explicit Shipment(Impl& end) : end_(end) { end_.channel.take_releases(releases); }
+  explicit Shipment(Impl& end) : end_(end) { end_.channel.take_releases(given_back); }
   Shipment(const Shipment&) = delete;
   Shipment& operator=(const Shipment&) = delete;
   ~Shipment() {
     if (sent_) return;
     for (const Item& item : items_) unload(item);
     // What this message would have released: its own, added last, went with their items.
-    for (std::size_t i = 0; i + homeward_ < releases.size(); ++i)
-      end_.channel.release_later(releases[i].lease);
+    given_back.releases.resize(given_back.releases.size() - homeward_);
+    end_.channel.keep_releases(given_back);
   }
 
   // A tensor that may move: where it lies, under which lease.
@@ -63,7 +63,7 @@ class Endpoint::Impl::Shipment {
       memory.lease = holder.lease;
       end_.out.erase(holder.lease);
       end_.held.erase(holder.lease);
-      releases.push_back({holder.lease, {}});
+      given_back.releases.push_back({holder.lease, {}});
       ++homeward_;
     } else {  // its hold becomes the lease's
       const Block block = end_.arena.lookup(holder.block).value();
@@ -77,7 +77,7 @@ class Endpoint::Impl::Shipment {
   }
   void sent() noexcept { sent_ = true; }
 
-  std::vector<protocol::LeaseRelease> releases;
+  GivenBack given_back;
 
  private:
   struct Item {
@@ -166,7 +166,7 @@ Result<void> Endpoint::Impl::send(std::uint64_t tag, std::vector<EndpointTensor>
     if (!travels_inline(i)) records[i].memory = shipment.load(tensors[i]);
   }
   auto sent =
-      channel.send(protocol::UserMessage{tag, records, shipment.releases}, Urgency::Lazy, deadline);
+      channel.send(protocol::UserMessage{tag, records, shipment.given_back.releases}, Urgency::Lazy, deadline);
   if (!sent) return sent;
   shipment.sent();
   for (std::size_t i = 0; i < tensors.size(); ++i) {

@@ -56,15 +56,24 @@ Result<std::byte*> map_shared(int fd, std::size_t bytes) {
 
 }  // namespace
 
-Segment::Segment(SegmentId id, UniqueFd fd, std::byte* data, std::size_t bytes) noexcept
-    : id_(id), fd_(std::move(fd)), data_(data), bytes_(bytes) {}
+Segment::Segment(SegmentId id, UniqueFd fd, std::byte* data, std::size_t bytes,
+                 std::shared_ptr<void> keeper) noexcept
+    : id_(id), fd_(std::move(fd)), data_(data), bytes_(bytes), keeper_(std::move(keeper)) {}
+
+std::shared_ptr<Segment> Segment::adopt(SegmentId id, std::byte* data, std::size_t bytes,
+                                        std::shared_ptr<void> keeper) {
+  expects(keeper != nullptr, "adopted memory has somebody who keeps it");
+  return std::shared_ptr<Segment>(new Segment(id, {}, data, bytes, std::move(keeper)));
+}
 
 std::size_t Segment::rounded(std::size_t bytes) noexcept {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   return (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
 }
 
-Segment::~Segment() { ::munmap(data_, bytes_); }
+Segment::~Segment() {
+  if (!keeper_) ::munmap(data_, bytes_);
+}
 
 Result<std::shared_ptr<Segment>> Segment::create(SegmentId id, std::size_t bytes) {
   bytes = rounded(bytes);

@@ -71,6 +71,10 @@ constexpr bool is_known(protocol::ControlKind value) {
     case protocol::ControlKind::Finalize:
     case protocol::ControlKind::Log:
     case protocol::ControlKind::Trim:
+    case protocol::ControlKind::DeviceOffer:
+    case protocol::ControlKind::DeviceSegment:
+    case protocol::ControlKind::ReadDevice:
+    case protocol::ControlKind::DeviceRead:
       return true;
   }
   return false;
@@ -153,6 +157,22 @@ constexpr std::string_view name_of<protocol::Log>() {
 template <>
 constexpr std::string_view name_of<protocol::Trim>() {
   return "Trim";
+}
+template <>
+constexpr std::string_view name_of<protocol::DeviceOffer>() {
+  return "DeviceOffer";
+}
+template <>
+constexpr std::string_view name_of<protocol::DeviceSegment>() {
+  return "DeviceSegment";
+}
+template <>
+constexpr std::string_view name_of<protocol::ReadDevice>() {
+  return "ReadDevice";
+}
+template <>
+constexpr std::string_view name_of<protocol::DeviceRead>() {
+  return "DeviceRead";
 }
 
 }  // namespace tensorferry

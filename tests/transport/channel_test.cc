@@ -313,15 +313,37 @@ TEST_F(ChannelTest, ReleasesGatherWithoutBlockingAndTravelTogether) {
 
 TEST_F(ChannelTest, MoreReleasesThanAMessageTakesGoWithTheNext) {
   for (std::uint64_t lease = 1; lease <= 5000; ++lease) stub.channel->release_later(lease);
-  std::vector<protocol::LeaseRelease> some;
+  GivenBack some;
   stub.channel->take_releases(some);
-  EXPECT_EQ(some.size(), 4096u);
-  EXPECT_EQ(some.front().lease, 1u);
+  EXPECT_EQ(some.releases.size(), 4096u);
+  EXPECT_EQ(some.releases.front().lease, 1u);
   stub.channel->take_releases(some);
-  EXPECT_EQ(some.size(), 904u);
-  EXPECT_EQ(some.back().lease, 5000u);
+  EXPECT_EQ(some.releases.size(), 904u);
+  EXPECT_EQ(some.releases.back().lease, 5000u);
   stub.channel->take_releases(some);
   EXPECT_TRUE(some.empty());
+}
+
+TEST_F(ChannelTest, ReleasesCarryTheirEventsAndKeepThemWhenTheirMessageIsNotSent) {
+  const protocol::EventSlot one{{DeviceKind::Cuda, 0}, 7, 1}, two{{DeviceKind::Cuda, 1}, 8, 2};
+  const protocol::EventSlot both[] = {one, two};
+  stub.channel->release_later(1);
+  stub.channel->release_later(2, both);
+  stub.channel->release_later(3, std::span(&two, 1));
+  stub.channel->seen_later(one);
+  GivenBack first, again;
+  stub.channel->take_releases(first);
+  stub.channel->keep_releases(first);
+  stub.channel->take_releases(again);
+  ASSERT_EQ(again.releases.size(), 3u);
+  EXPECT_TRUE(again.releases[0].after.empty());
+  EXPECT_EQ(again.releases[1].after.size(), 2u);
+  EXPECT_EQ(again.releases[1].after[1].slot, 8u);
+  EXPECT_EQ(again.releases[2].after[0].generation, 2u);
+  ASSERT_EQ(again.seen.size(), 1u);
+  EXPECT_EQ(again.seen[0].slot, 7u);
+  stub.channel->take_releases(first);
+  EXPECT_TRUE(first.empty());
 }
 
 TEST_F(ChannelTest, AnErrorOfTheHandlerEndsTheChannelWithItsReason) {

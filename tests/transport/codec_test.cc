@@ -48,7 +48,7 @@ struct Samples {
     request.parameters = std::span(&parameter, 1);
     request.requested_outputs = std::span(&output, 1);
     request.inputs = tensors;
-    execute = {42, std::span(&request, 1), std::span(&event, 1), std::span(&release, 1)};
+    execute = {42, std::span(&request, 1), std::span(&event, 1), std::span(&release, 1), std::span(&event, 1)};
     response.request = 1;
     response.flags = protocol::kResponseFinal;
     response.empty = true;
@@ -161,7 +161,7 @@ protocol::Cancel golden(const Samples&) {
 }
 template <>
 protocol::Release golden(const Samples& samples) {
-  return {std::span(&samples.release, 1)};
+  return {std::span(&samples.release, 1), std::span(&samples.event, 1)};
 }
 template <>
 protocol::UserMessage golden(const Samples& samples) {
@@ -185,7 +185,7 @@ protocol::Segment golden(const Samples&) {
 }
 template <>
 protocol::SegmentRequest golden(const Samples&) {
-  return {1, 2};
+  return {1, 2, {DeviceKind::Cuda, 3}};
 }
 template <>
 protocol::SegmentDenied golden(const Samples&) {
@@ -218,6 +218,23 @@ protocol::Log golden(const Samples&) {
 template <>
 protocol::Trim golden(const Samples&) {
   return {};
+}
+template <>
+protocol::DeviceOffer golden(const Samples& samples) {
+  const std::span<const std::string_view> event(&samples.output, 1);
+  return {{DeviceKind::Cuda, 1}, "uuid", event, event, 2, 3, 4};
+}
+template <>
+protocol::DeviceSegment golden(const Samples&) {
+  return {1, protocol::SegmentRole::Stub, {DeviceKind::Cuda, 2}, 3, 4, "handle"};
+}
+template <>
+protocol::ReadDevice golden(const Samples& samples) {
+  return {1, samples.tensors[2].memory};
+}
+template <>
+protocol::DeviceRead golden(const Samples& samples) {
+  return {1, samples.tensors[1].memory, true, ErrorCode::Unavailable, "no"};
 }
 
 // "SegmentRequest" is pinned in segment_request.bin.

@@ -1,3 +1,4 @@
+#include <tensorferry/transport/arena.h>
 #include <tensorferry/transport/segment.h>
 
 #include <fcntl.h>
@@ -233,6 +234,31 @@ TEST(SegmentMap, ARangeKeepsItsSegmentMapped) {
   EXPECT_EQ(map.find(4), nullptr);
   range.bytes[0] = std::byte{1};
   EXPECT_EQ(range.bytes[0], std::byte{1});
+}
+
+// Addresses of a GPU: nothing may be there for the CPU.
+TEST(AdoptedSegment, IsUnderAnArenasBooksAndItsMemoryIsNeverTouched) {
+  constexpr std::size_t kBytes = 1 << 20;
+  void* nowhere = ::mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(nowhere, MAP_FAILED);
+  auto keeper = std::make_shared<int>();
+  std::weak_ptr<int> kept = keeper;
+  {
+    Arena arena({.max_bytes = kBytes}, [&](std::size_t) -> Result<std::shared_ptr<Segment>> {
+      return Segment::adopt(1, static_cast<std::byte*>(nowhere), kBytes, std::move(keeper));
+    });
+    auto one = arena.allocate(5000);
+    auto two = arena.allocate(300'000);
+    ASSERT_TRUE(one && two);
+    EXPECT_TRUE(arena.owns(two->data + 299'999));
+    EXPECT_EQ(arena.find(one->data + 4999)->id, one->id);
+    EXPECT_EQ(arena.segments().front()->fd(), -1);
+    EXPECT_TRUE(arena.release(one->id) && arena.release(two->id));
+    EXPECT_EQ(arena.bytes_in_use(), 0u);
+    EXPECT_EQ(arena.trim(0), kBytes);
+    EXPECT_TRUE(kept.expired()) << "the segment went, and let its keeper go";
+  }
+  EXPECT_EQ(::munmap(nowhere, kBytes), 0) << "not the segment's to unmap";
 }
 
 }  // namespace

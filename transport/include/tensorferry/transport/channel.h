@@ -35,6 +35,24 @@ struct Received {
   Scratch& scratch;  // reset before each message; for decode_private()
 };
 
+// What one side gives back with a message: fields of it, and what they refer to. Reused, so that it
+// allocates nothing once warm. Not to be copied: `releases` points into `after`.
+struct GivenBack {
+  std::vector<protocol::LeaseRelease> releases;
+  std::vector<protocol::EventSlot> seen;
+  std::vector<protocol::EventSlot> after;
+
+  GivenBack() = default;
+  GivenBack(const GivenBack&) = delete;
+  GivenBack& operator=(const GivenBack&) = delete;
+  void clear() noexcept {
+    releases.clear();
+    seen.clear();
+    after.clear();
+  }
+  bool empty() const noexcept { return releases.empty() && seen.empty(); }
+};
+
 class Channel {
  public:
   using Handler = std::function<Result<void>(const Received&)>;
@@ -71,13 +89,18 @@ class Channel {
                         deadline);
   }
 
-  // Gives a lease back with the next message that is sent. From any thread: never blocks on the
-  // peer, never writes the ring. When nothing is sent soon, flush_releases() by the background
-  // thread does it; `notify` (set_release_notify) is called when the list becomes non-empty.
-  void release_later(std::uint64_t lease);
+  // Gives a lease back with the next message that is sent; of device memory, once the peer sees
+  // these events of ours complete. From any thread: never blocks on the peer, never writes the
+  // ring. When nothing is sent soon, flush_releases() by the background thread does it; `notify`
+  // (set_release_notify) is called when the list becomes non-empty.
+  void release_later(std::uint64_t lease, std::span<const protocol::EventSlot> after = {});
+  // The same for an event of the peer's ring that was seen complete. Does not notify.
+  void seen_later(const protocol::EventSlot& event);
   void set_release_notify(std::function<void()> notify);
-  // Moves what has gathered into `out` (cleared first), to travel in a message's `releases`.
-  void take_releases(std::vector<protocol::LeaseRelease>& out);
+  // Moves what has gathered into `out` (cleared first), to travel in a message.
+  void take_releases(GivenBack& out);
+  // The opposite, where that message was not sent.
+  void keep_releases(const GivenBack& unsent);
   // Sends what has gathered as a Release message, if anything. Does nothing when the ring is full
   // just now.
   Result<void> flush_releases(Urgency urgency = Urgency::Lazy);

@@ -10,7 +10,9 @@ enum class DeviceKind : std::uint8_t { Cpu = 1, Cuda = 2, CudaPinned = 3 };
 
 struct Device {
   DeviceKind kind = DeviceKind::Cpu;
-  std::int32_t id = 0;  // ordinal as the process that says it counts
+  // An ordinal as the process that says it counts; on the wire the server's number for a device,
+  // which it announced together with the device's UUID.
+  std::int32_t id = 0;
 
   friend bool operator==(const Device&, const Device&) = default;
 };

@@ -31,7 +31,7 @@
 namespace tensorferry::protocol {
 
 inline constexpr std::uint32_t kMagic = 0x59524654;  // "TFRY" in memory order
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 // Limits: a message that exceeds one is refused whole.
 inline constexpr std::size_t kMaxRank = 64;
@@ -43,6 +43,8 @@ inline constexpr std::size_t kMaxControlBytes = 128
                                                 << 10;  // one datagram; longer text is cut in parts
 // A tensor of fewer bytes travels inside its message; one of this many or more lies in an arena.
 inline constexpr std::size_t kInlineBelowBytes = 4096;
+inline constexpr std::size_t kUuidBytes = 16;    // of a GPU
+inline constexpr std::size_t kHandleBytes = 64;  // of what the driver exports: memory, an event
 
 // ---------------------------------------------------------------------------------------- the ring
 // Two of these lie in the ring segment, each followed by its data:
@@ -122,7 +124,9 @@ struct TensorRecord {
   }
 };
 
-// The event that says when device memory may be touched: one per message and device.
+// An event in one of the two rings that the server made for a stub and a device (DeviceOffer): who
+// sends the message recorded it in the ring that is its own. It says when device memory may be
+// touched; one per message, device and stream. `generation` tells apart the uses of one slot.
 struct EventSlot {
   Device device;
   std::uint32_t slot = 0;
@@ -184,10 +188,12 @@ struct Execute {
   static constexpr auto kKind = RecordKind::Execute;
   std::uint64_t batch = 0;
   std::span<const RequestRecord> requests;
-  std::span<const EventSlot> ready;
+  std::span<const EventSlot> ready;  // device inputs: theirs when these are
   std::span<const LeaseRelease> releases;
+  std::span<const EventSlot> seen = {};  // of the stub's ring: complete, free again
   static constexpr auto fields() {
-    return std::tuple(&Execute::batch, &Execute::requests, &Execute::ready, &Execute::releases);
+    return std::tuple(&Execute::batch, &Execute::requests, &Execute::ready, &Execute::releases,
+                      &Execute::seen);
   }
 };
 
@@ -200,7 +206,8 @@ struct Cancel {
 struct Release {
   static constexpr auto kKind = RecordKind::Release;
   std::span<const LeaseRelease> releases;
-  static constexpr auto fields() { return std::tuple(&Release::releases); }
+  std::span<const EventSlot> seen = {};  // of the receiver's ring: complete, free again
+  static constexpr auto fields() { return std::tuple(&Release::releases, &Release::seen); }
 };
 
 inline constexpr std::uint32_t kResponseFinal = 1;  // nothing more comes for this request
@@ -263,6 +270,10 @@ enum class ControlKind : std::uint16_t {
   Finalize = 10,
   Log = 11,
   Trim = 12,
+  DeviceOffer = 13,
+  DeviceSegment = 14,
+  ReadDevice = 15,
+  DeviceRead = 16,
 };
 
 struct ControlHeader {
@@ -320,13 +331,14 @@ struct Segment {
   }
 };
 
-// Stub -> server: its arena needs one more segment of `bytes`.
+// Stub -> server: its arena on that device needs one more segment of `bytes`.
 struct SegmentRequest {
   static constexpr auto kKind = ControlKind::SegmentRequest;
   std::uint64_t number = 0;
   std::uint64_t bytes = 0;
+  Device device = {};
   static constexpr auto fields() {
-    return std::tuple(&SegmentRequest::number, &SegmentRequest::bytes);
+    return std::tuple(&SegmentRequest::number, &SegmentRequest::bytes, &SegmentRequest::device);
   }
 };
 
@@ -396,6 +408,63 @@ struct Log {
   std::string_view text;
   static constexpr auto fields() {
     return std::tuple(&Log::level, &Log::file, &Log::line, &Log::text);
+  }
+};
+
+// Server -> stub, before anything of that device is named: what `Device::id` = device.id stands for
+// in every message from here on. Ordinals differ between processes, so that a GPU goes by its UUID.
+// The events are the server's, which lives longer: the stub opens and never destroys them.
+struct DeviceOffer {
+  static constexpr auto kKind = ControlKind::DeviceOffer;
+  Device device;
+  std::string_view uuid;                         // kUuidBytes
+  std::span<const std::string_view> to_stub;     // kHandleBytes each: the server records these
+  std::span<const std::string_view> from_stub;   // and the stub these
+  std::uint64_t arena_initial_bytes = 0;         // of the stub's arena there
+  std::uint64_t arena_growth_bytes = 0;
+  std::uint64_t arena_max_bytes = 0;
+  static constexpr auto fields() {
+    return std::tuple(&DeviceOffer::device, &DeviceOffer::uuid, &DeviceOffer::to_stub,
+                      &DeviceOffer::from_stub, &DeviceOffer::arena_initial_bytes,
+                      &DeviceOffer::arena_growth_bytes, &DeviceOffer::arena_max_bytes);
+  }
+};
+
+// Server -> stub: a segment in device memory, with its descriptor (VMM) or its handle (legacy IPC).
+struct DeviceSegment {
+  static constexpr auto kKind = ControlKind::DeviceSegment;
+  std::uint32_t segment = 0;
+  SegmentRole role = SegmentRole::Host;
+  Device device;
+  std::uint64_t bytes = 0;
+  std::uint64_t reply_to = 0;  // the SegmentRequest's number, or 0
+  std::string_view handle;     // kHandleBytes, or empty: a descriptor came
+  static constexpr auto fields() {
+    return std::tuple(&DeviceSegment::segment, &DeviceSegment::role, &DeviceSegment::device,
+                      &DeviceSegment::bytes, &DeviceSegment::reply_to, &DeviceSegment::handle);
+  }
+};
+
+// Stub -> server: copy this range, of a lease that the stub holds, to memory that the CPU can read.
+// So a model that wants NumPy of a device tensor needs no CUDA context of its own.
+struct ReadDevice {
+  static constexpr auto kKind = ControlKind::ReadDevice;
+  std::uint64_t number = 0;
+  MemoryRef memory;
+  static constexpr auto fields() { return std::tuple(&ReadDevice::number, &ReadDevice::memory); }
+};
+
+// Server -> stub: where the copy lies, lent to the stub; or why there is none.
+struct DeviceRead {
+  static constexpr auto kKind = ControlKind::DeviceRead;
+  std::uint64_t reply_to = 0;
+  MemoryRef memory;
+  bool failed = false;
+  ErrorCode code = ErrorCode::Internal;
+  std::string_view error;
+  static constexpr auto fields() {
+    return std::tuple(&DeviceRead::reply_to, &DeviceRead::memory, &DeviceRead::failed,
+                      &DeviceRead::code, &DeviceRead::error);
   }
 };
 

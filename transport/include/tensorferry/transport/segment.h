@@ -28,6 +28,11 @@ class Segment {
   // against shrinking and growing, so that nobody can truncate it under us.
   static Result<std::shared_ptr<Segment>> map(SegmentId id, UniqueFd fd, std::size_t bytes);
 
+  // Memory of another kind under the same books (a chunk of a GPU's): the CPU may not touch it, and
+  // there is no descriptor (fd() is -1). It stays valid as long as `keeper` is held.
+  static std::shared_ptr<Segment> adopt(SegmentId id, std::byte* data, std::size_t bytes,
+                                        std::shared_ptr<void> keeper);
+
   // What create() makes of a size: whole pages, at least one.
   static std::size_t rounded(std::size_t bytes) noexcept;
 
@@ -45,12 +50,14 @@ class Segment {
   }
 
  private:
-  Segment(SegmentId id, UniqueFd fd, std::byte* data, std::size_t bytes) noexcept;
+  Segment(SegmentId id, UniqueFd fd, std::byte* data, std::size_t bytes,
+          std::shared_ptr<void> keeper = {}) noexcept;
 
   SegmentId id_;
   UniqueFd fd_;
   std::byte* data_;
   std::size_t bytes_;
+  std::shared_ptr<void> keeper_;  // of adopted memory, which is not ours to unmap
 };
 
 // What a process has mapped of somebody's segments, by id. Thread-safe; find() takes a shared lock.
