@@ -51,9 +51,9 @@ struct Inbox::Impl {
       auto record = reader.peek();
       if (!record) return end(record.error());
       if (!*record) return Drained::Empty;
-      Result<void> handled = handle(**record);
+      // The end first: whoever finds the ring drained knows what was in it (settle()).
+      if (Result<void> handled = handle(**record); !handled) return end(handled.error());
       reader.consume();
-      if (!handled) return end(handled.error());
     }
     return Drained::Ended;
   }
