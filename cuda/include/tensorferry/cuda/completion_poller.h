@@ -5,7 +5,6 @@
 // while something is in flight, and sleeps without any limit when nothing is.
 #pragma once
 
-#include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/handles.h>
 #include <tensorferry/transport/error.h>
 
@@ -25,8 +24,8 @@ struct PollerStatistics {
 // Thread-safe. The thread is made with the first watch().
 class CompletionPoller {
  public:
-  // Called once, on the poller's thread, with no context of the caller's: it must not block. The
-  // error is the driver's (gpu_sticky), that of cancel(), or Closed at the end.
+  // Called once, on the poller's thread, with no context current: it must not block. The error is
+  // the driver's (gpu_sticky), that of cancel(), or Closed at the end.
   using Done = std::move_only_function<void(Result<void>)>;
 
   CompletionPoller();
@@ -38,7 +37,7 @@ class CompletionPoller {
   // Looks at the event, which was recorded, until it is done. `owner` is any number that cancel()
   // will name: a stub's. The event lives, and is not recorded anew, until `done` is called. Wakes
   // the thread, if it sleeps, by one system call.
-  void watch(ContextPtr context, EventHandle event, std::uint64_t owner, Done done);
+  void watch(EventHandle event, std::uint64_t owner, Done done);
   // The owner is dead, and its events may never be done: what it is waited for fails with `why`,
   // soon. Returns at once; what the owner is watched for later is not affected.
   void cancel(std::uint64_t owner, Error why);

@@ -20,7 +20,7 @@ struct PointerInfo {
   MemoryKind kind = MemoryKind::Host;
   int ordinal = -1;  // the device it belongs to, as this process counts; -1 for Host
   // The allocation that the address is in, as mapped (of memory that is mapped in pieces: the one
-  // piece). Zero for Host.
+  // piece). Zero for host memory.
   DevicePtr base = 0;
   std::size_t bytes = 0;
   // Names the allocation: unlike its address it is never used again in this process. 0 for Host.

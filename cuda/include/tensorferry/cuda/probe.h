@@ -6,7 +6,8 @@
 //           ProbeAnswer
 //   server  sees `done`, reads the block, compares both
 //
-// Without events each side waits on the host until its own writing is done, before it says so.
+// Without events each side waits on the host until its own writing is done, before it says so. Give
+// each half a deadline: where events don't cross they may never be done (DeadlineExceeded).
 #pragma once
 
 #include <tensorferry/cuda/event_ring.h>
@@ -40,7 +41,8 @@ void fill_pattern(std::span<std::byte> bytes, std::uint64_t seed) noexcept;
 std::uint64_t checksum(std::span<const std::byte> bytes) noexcept;
 
 // Server, first half. `seed` is random and is not told to the stub.
-Result<void> begin_probe(const Stream& stream, const ProbePlace& place, std::uint64_t seed);
+Result<void> begin_probe(const Stream& stream, const ProbePlace& place, std::uint64_t seed,
+                         const Deadline& deadline = {});
 // Stub. `seed` is random, too.
 Result<ProbeAnswer> answer_probe(const Stream& stream, const ProbePlace& place, std::uint64_t seed,
                                  const Deadline& deadline = {});
