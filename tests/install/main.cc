@@ -63,6 +63,6 @@ int main() {
     std::fprintf(stderr, "a server started on a repository that is not there\n");
     return 1;
   }
-  (void)tensorferry::cuda::Driver::load();
+  (void)tensorferry::cuda::Driver::get();
   return cross_once();
 }

@@ -1,0 +1,26 @@
+#include <tensorferry/cuda/chunk.h>
+
+#include "chunk_kinds.h"
+
+namespace tensorferry::cuda {
+
+Result<std::shared_ptr<Chunk>> Chunk::create(ContextPtr context, std::size_t bytes,
+                                             ShareMode mode) {
+  const RelaxedCapture relaxed;
+  auto guard = ContextGuard::enter(*context);
+  if (!guard) return std::unexpected(guard.error());
+  return mode == ShareMode::Vmm ? create_vmm_chunk(std::move(context), bytes)
+                                : create_legacy_chunk(std::move(context), bytes);
+}
+
+Result<std::shared_ptr<Chunk>> Chunk::open(ContextPtr context, ChunkHandle handle,
+                                           std::size_t bytes) {
+  const RelaxedCapture relaxed;
+  auto guard = ContextGuard::enter(*context);
+  if (!guard) return std::unexpected(guard.error());
+  if (auto* fd = std::get_if<UniqueFd>(&handle))
+    return open_vmm_chunk(std::move(context), std::move(*fd), bytes);
+  return open_legacy_chunk(std::move(context), std::get<IpcHandle>(handle), bytes);
+}
+
+}  // namespace tensorferry::cuda

@@ -1,0 +1,169 @@
+#include <tensorferry/cuda/completion_poller.h>
+#include <tensorferry/cuda/context.h>
+#include <tensorferry/cuda/driver.h>
+#include <tensorferry/cuda/stream.h>
+
+#include <pthread.h>
+#include <sys/prctl.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "poll_pacing.h"
+
+namespace tensorferry::cuda {
+namespace {
+
+struct Watch {
+  EventHandle event;
+  std::uint64_t owner;
+  CompletionPoller::Done done;
+};
+struct Cancel {
+  std::uint64_t owner;
+  Error why;
+};
+// Carried out in the order in which they were given.
+struct Command {
+  std::optional<Watch> watch;
+  std::optional<Cancel> cancel;
+};
+
+Result<void> closed() { return failure(ErrorCode::Closed, "the completion poller has ended"); }
+
+}  // namespace
+
+struct CompletionPoller::Impl {
+  std::mutex mutex;  // guards what follows
+  std::condition_variable changed;
+  std::vector<Command> commands;
+  std::thread thread;
+  bool ending = false;
+
+  std::atomic<bool> told{false};  // there are commands, or the end: seen without the mutex
+  std::atomic<std::uint64_t> completed{0}, queries{0}, sleeps{0}, in_flight{0};
+  std::vector<Watch> active;  // the thread's own
+
+  void give(Command command) {
+    std::scoped_lock lock(mutex);
+    commands.push_back(std::move(command));
+    told.store(true, std::memory_order_relaxed);
+    if (!thread.joinable()) thread = std::thread([this] { run(); });
+    changed.notify_one();
+  }
+
+  void end() {
+    {
+      std::scoped_lock lock(mutex);
+      ending = true;
+      told.store(true, std::memory_order_relaxed);
+      changed.notify_one();
+    }
+    // In a forked child there is no such thread.
+    if (forked_after_cuda() && thread.joinable())
+      thread.detach();
+    else if (thread.joinable())
+      thread.join();
+  }
+
+  void finish(Watch watch, Result<void> how) {
+    completed.fetch_add(1, std::memory_order_relaxed);
+    in_flight.fetch_sub(1, std::memory_order_relaxed);
+    watch.done(std::move(how));
+  }
+
+  // Takes one out; the last one comes to its place.
+  Watch take(std::size_t at) {
+    Watch watch = std::exchange(active[at], std::move(active.back()));
+    active.pop_back();
+    return watch;
+  }
+
+  void obey(std::vector<Command>& given) {
+    for (Command& command : given) {
+      if (command.watch) active.push_back(std::move(*command.watch));
+      if (!command.cancel) continue;
+      for (std::size_t i = active.size(); i-- > 0;)
+        if (active[i].owner == command.cancel->owner)
+          finish(take(i), std::unexpected(command.cancel->why));
+    }
+    given.clear();
+  }
+
+  // Looks at each event once. True when one was done.
+  bool sweep() {
+    bool any = false;
+    for (std::size_t i = active.size(); i-- > 0;) {
+      queries.fetch_add(1, std::memory_order_relaxed);
+      auto done = query(active[i].event);
+      if (done && !*done) continue;
+      any = true;
+      if (done)
+        finish(take(i), {});
+      else
+        finish(take(i), std::unexpected(std::move(done.error())));
+    }
+    return any;
+  }
+
+  void run() {
+    ::pthread_setname_np(::pthread_self(), "ferry-gpu-poll");
+    // Short sleeps are meant as they are: the default adds 50 us to each.
+    ::prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
+    const RelaxedCapture relaxed;
+    BriefSpin spin;
+    SleepPacing pacing;
+    std::vector<Command> given;
+    std::unique_lock lock(mutex);
+    while (true) {
+      if (active.empty()) changed.wait(lock, [&] { return ending || !commands.empty(); });
+      std::swap(given, commands);
+      told.store(ending, std::memory_order_relaxed);
+      const bool last = ending;
+      lock.unlock();
+      obey(given);
+      if (last) break;
+      const bool moved = active.empty() ||
+                         spin.wait([&] { return sweep() || told.load(std::memory_order_relaxed); });
+      lock.lock();
+      if (moved) {
+        pacing.reset();
+        continue;
+      }
+      sleeps.fetch_add(1, std::memory_order_relaxed);
+      changed.wait_for(lock, pacing.next(), [&] { return ending || !commands.empty(); });
+    }
+    while (!active.empty()) finish(take(active.size() - 1), closed());
+  }
+};
+
+CompletionPoller::CompletionPoller() : impl_(std::make_unique<Impl>()) {}
+
+CompletionPoller::~CompletionPoller() {
+  impl_->end();
+  // The parent's thread may have held the mutex at the fork: nothing of it can be destroyed.
+  if (forked_after_cuda()) (void)impl_.release();
+}
+
+void CompletionPoller::watch(EventHandle event, std::uint64_t owner, Done done) {
+  impl_->in_flight.fetch_add(1, std::memory_order_relaxed);
+  impl_->give({.watch = Watch{event, owner, std::move(done)}, .cancel = std::nullopt});
+}
+
+void CompletionPoller::cancel(std::uint64_t owner, Error why) {
+  impl_->give({.watch = std::nullopt, .cancel = Cancel{owner, std::move(why)}});
+}
+
+PollerStatistics CompletionPoller::statistics() const noexcept {
+  return {.completed = impl_->completed.load(std::memory_order_relaxed),
+          .queries = impl_->queries.load(std::memory_order_relaxed),
+          .sleeps = impl_->sleeps.load(std::memory_order_relaxed),
+          .in_flight = impl_->in_flight.load(std::memory_order_relaxed)};
+}
+
+}  // namespace tensorferry::cuda

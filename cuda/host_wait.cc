@@ -1,0 +1,54 @@
+#include <tensorferry/cuda/gpu_error.h>
+#include <tensorferry/cuda/host_wait.h>
+#include <tensorferry/cuda/stream.h>
+#include <tensorferry/transport/counters.h>
+
+#include <array>
+#include <thread>
+
+#include "poll_pacing.h"
+
+namespace tensorferry::cuda {
+namespace {
+
+constexpr std::array<std::string_view, kWaitReasons> kNames = {
+    "capture", "no_stream", "bare_capsule", "no_events", "staging", "host_array", "probe"};
+
+const Counter& waits(WaitReason reason) {
+  static const auto counters = [] {
+    std::vector<Counter> all;
+    for (std::string_view name : kNames)
+      all.push_back(Counters::of_process().add("host_waits", {{"reason", name}}));
+    return all;
+  }();
+  return counters[static_cast<std::size_t>(reason)];
+}
+
+}  // namespace
+
+std::string_view to_string(WaitReason reason) noexcept {
+  return kNames[static_cast<std::size_t>(reason)];
+}
+
+Result<void> wait_on_host(EventHandle event, WaitReason reason, const Deadline& deadline,
+                          const std::function<bool()>& given_up) {
+  waits(reason).add();
+  BriefSpin spin;
+  SleepPacing pacing;
+  Result<bool> done = false;
+  while (true) {
+    if (spin.wait([&] { return !(done = query(event)) || *done; })) break;
+    if (given_up && given_up())
+      return gpu_failure(GpuErrorKind::PeerDied,
+                         "the process that had to finish work on the device ended");
+    if (passed(deadline))
+      return failure(ErrorCode::DeadlineExceeded, "the device was not done in time");
+    std::this_thread::sleep_for(pacing.next());
+  }
+  if (!done) return std::unexpected(done.error());
+  return {};
+}
+
+std::uint64_t host_waits(WaitReason reason) noexcept { return waits(reason).value(); }
+
+}  // namespace tensorferry::cuda

@@ -1,0 +1,71 @@
+#include <tensorferry/cuda/driver.h>
+#include <tensorferry/cuda/pointer_info.h>
+
+#include <array>
+
+#include "driver_call.h"
+
+namespace tensorferry::cuda {
+namespace {
+
+enum Asked : std::size_t {
+  kType,
+  kOrdinal,
+  kManaged,
+  kBufferId,
+  kLegacy,
+  kHandleTypes,
+  kMempool,
+  kContext,
+  kAsked
+};
+constexpr std::array<int, kAsked> kAttributes = {
+    abi::kPointerMemoryType,    abi::kPointerDeviceOrdinal,    abi::kPointerIsManaged,
+    abi::kPointerBufferId,      abi::kPointerLegacyIpcCapable, abi::kPointerAllowedHandleTypes,
+    abi::kPointerMempoolHandle, abi::kPointerContext};
+
+// The driver writes each as its own type, of at most eight bytes, into zeros: low bytes first.
+using Answers = std::array<std::uint64_t, kAsked>;
+
+MemoryKind kind_of(const Answers& answers) {
+  if (answers[kManaged] != 0) return MemoryKind::Managed;
+  if (answers[kType] == abi::kMemoryTypeDevice) return MemoryKind::Device;
+  if (answers[kType] == abi::kMemoryTypeHost) return MemoryKind::Pinned;
+  return MemoryKind::Host;
+}
+
+void fill(PointerInfo& info, const Answers& answers) {
+  info.ordinal = static_cast<int>(static_cast<std::uint32_t>(answers[kOrdinal]));
+  info.buffer_id = answers[kBufferId];
+  info.legacy_ipc = answers[kLegacy] != 0;
+  info.posix_fd = (answers[kHandleTypes] & abi::kHandlePosixFd) != 0;
+  info.from_mempool = answers[kMempool] != 0;
+  info.context = reinterpret_cast<ContextHandle>(static_cast<std::uintptr_t>(answers[kContext]));
+}
+
+}  // namespace
+
+Result<PointerInfo> classify(DevicePtr address) {
+  if (auto driver = Driver::get(); !driver) return std::unexpected(driver.error());
+  Answers answers{};
+  std::array<void*, kAsked> places;
+  for (std::size_t i = 0; i < kAsked; ++i) places[i] = &answers[i];
+  auto attributes = kAttributes;
+  if (auto done = call<"cuPointerGetAttributes">(static_cast<unsigned>(kAsked), attributes.data(),
+                                                 places.data(), address);
+      !done)
+    return std::unexpected(done.error());
+
+  PointerInfo info;
+  info.kind = kind_of(answers);
+  if (info.kind == MemoryKind::Host) return info;
+  fill(info, answers);
+  if (info.kind == MemoryKind::Pinned) return info;
+  // Not the attributes RANGE_START_ADDR and RANGE_SIZE: those are of the reserved addresses, which
+  // may be more than what is mapped there.
+  if (auto done = call<"cuMemGetAddressRange_v2">(&info.base, &info.bytes, address); !done)
+    return std::unexpected(done.error());
+  return info;
+}
+
+}  // namespace tensorferry::cuda
