@@ -65,34 +65,22 @@ Result<cuda::EventHandle> DeviceLane::event_of(const protocol::EventSlot& ready)
 }
 
 Result<cuda::StreamHandle> DeviceLane::stream_after(const DeviceUse& use) {
-  if (use.streams.size() == 1 && use.streams.front() != kAnyStream) return use.streams.front();
-  const cuda::StreamHandle stream = local_->stream();
-  if (use.ready) {
-    auto event = event_of(*use.ready);
-    if (!event) return std::unexpected(event.error());
-    auto guard = cuda::ContextGuard::enter(*local_->context());
-    if (!guard) return std::unexpected(guard.error());
-    if (auto waits = cuda::wait_event(stream, *event); !waits)
-      return std::unexpected(waits.error());
-  }
-  for (UsedStream used : use.streams) {
-    if (auto ordered = local_->order(used, stream); !ordered)
-      return std::unexpected(ordered.error());
-  }
-  return stream;
+  // Streams that have it waited for the event before they got it.
+  if (!use.ready || !use.streams.empty()) return local_->stream_after(use.streams);
+  auto event = event_of(*use.ready);
+  if (!event) return std::unexpected(event.error());
+  auto guard = cuda::ContextGuard::enter(*local_->context());
+  if (!guard) return std::unexpected(guard.error());
+  if (auto waits = cuda::wait_event(local_->stream(), *event); !waits)
+    return std::unexpected(waits.error());
+  return local_->stream();
 }
 
 Result<cuda::StreamHandle> DeviceLane::copy(std::byte* to, const DeviceRange& from,
                                             DeviceUse& use) {
   auto stream = stream_after(use);
   if (!stream) return stream;
-  auto guard = cuda::ContextGuard::enter(*local_->context());
-  if (!guard) return std::unexpected(guard.error());
-  const auto target = cuda::device_ptr(to), source = cuda::device_ptr(from.data);
-  auto copied = from.gather ? cuda::gather_async(target, source, *from.gather, *stream,
-                                                 CopyKind::DeviceToDevice)
-                            : cuda::copy_async(target, source, from.bytes, *stream,
-                                               CopyKind::DeviceToDevice);
+  auto copied = local_->copy(to, from, *stream, CopyKind::DeviceToDevice);
   if (!copied) return std::unexpected(copied.error());
   use.remember(*stream);
   return stream;

@@ -8,7 +8,6 @@
 // model doesn't has no context and has loaded no driver.
 #pragma once
 
-#include <tensorferry/cuda/device_copy.h>
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/transport/arena.h>
 
@@ -42,13 +41,6 @@ struct OfferedDevice {
   cuda::Uuid uuid;
   std::vector<cuda::IpcHandle> to_stub, from_stub;
   ArenaOptions arena;
-};
-
-// A range of device memory that is to be copied.
-struct DeviceRange {
-  const std::byte* data = nullptr;
-  std::size_t bytes = 0;               // as packed
-  std::optional<cuda::Gather> gather;  // none: it lies in C order
 };
 
 // Thread-safe, but for DeviceUse (the GIL).

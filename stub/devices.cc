@@ -153,6 +153,9 @@ Result<DeviceLane*> Devices::lane(Device name) {
 }
 
 Result<DeviceLane*> Devices::lane_at(int ordinal) {
+  for (DeviceLane* lane : open_lanes()) {
+    if (lane->local().ordinal() == ordinal) return lane;
+  }
   auto device = cuda::device_by_ordinal(ordinal);
   if (!device) return std::unexpected(device.error());
   std::optional<Device> name;

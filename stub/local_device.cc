@@ -80,6 +80,23 @@ Result<void> LocalDevice::order(UsedStream first, cuda::StreamHandle then) {
   return waits;
 }
 
+Result<cuda::StreamHandle> LocalDevice::stream_after(const std::vector<UsedStream>& streams) {
+  if (streams.size() == 1 && streams.front() != kAnyStream) return streams.front();
+  for (UsedStream used : streams) {
+    if (auto ordered = order(used, stream()); !ordered) return std::unexpected(ordered.error());
+  }
+  return stream();
+}
+
+Result<void> LocalDevice::copy(std::byte* to, const DeviceRange& from, cuda::StreamHandle stream,
+                               CopyKind kind) {
+  auto guard = cuda::ContextGuard::enter(*context_);
+  if (!guard) return std::unexpected(guard.error());
+  const auto target = cuda::device_ptr(to), source = cuda::device_ptr(from.data);
+  return from.gather ? cuda::gather_async(target, source, *from.gather, stream, kind)
+                     : cuda::copy_async(target, source, from.bytes, stream, kind);
+}
+
 Result<void> LocalDevice::wait(UsedStream stream, cuda::WaitReason reason) {
   auto slot = mark(stream);
   if (!slot) return std::unexpected(slot.error());

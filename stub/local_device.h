@@ -4,17 +4,27 @@
 
 #include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/device.h>
+#include <tensorferry/cuda/device_copy.h>
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/host_wait.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/error.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "device_use.h"
 
 namespace tensorferry::stub {
+
+// A range of device memory that is to be copied.
+struct DeviceRange {
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;               // as packed
+  std::optional<cuda::Gather> gather;  // none: it lies in C order
+};
 
 // Thread-safe. Its functions enter the context by themselves.
 class LocalDevice {
@@ -36,6 +46,11 @@ class LocalDevice {
   bool is_done(const cuda::EventSlot& event);
   // What is put on `then` from now on waits for what is on `first` so far. No thread waits.
   Result<void> order(UsedStream first, cuda::StreamHandle then);
+  // A stream that comes after all of these: the only one, or ours.
+  Result<cuda::StreamHandle> stream_after(const std::vector<UsedStream>& streams);
+  // Puts a packing copy of the range on the stream.
+  Result<void> copy(std::byte* to, const DeviceRange& from, cuda::StreamHandle stream,
+                    CopyKind kind);
   // Waits on this thread for what is on the stream so far.
   Result<void> wait(UsedStream stream, cuda::WaitReason reason);
 

@@ -1,5 +1,5 @@
-// What of an arena is lent to one peer: lease → range of a block, with the block held once per
-// lease.
+// What of an arena, or of several, is lent to one peer: lease → range of a block, with the block
+// held once per lease.
 #pragma once
 
 #include <tensorferry/transport/arena.h>
@@ -19,6 +19,7 @@ class LeaseBook {
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;
     std::byte* data = nullptr;
+    Arena* arena = nullptr;  // none: the book's own
     bool contains(SegmentId in, std::uint64_t at, std::uint64_t size) const noexcept {
       return in == segment && at >= offset && size <= bytes && at - offset <= bytes - size;
     }
@@ -31,7 +32,7 @@ class LeaseBook {
 
   // Lends the range: holds the block once more. Returns the lease.
   std::uint64_t lend(const Range& range) {
-    expects(arena_.add_holder(range.block), "what is lent is a live block");
+    expects(of(range).add_holder(range.block), "what is lent is a live block");
     leases_.emplace(++last_, range);
     return last_;
   }
@@ -48,7 +49,7 @@ class LeaseBook {
   bool release(std::uint64_t lease) {
     auto it = leases_.find(lease);
     if (it == leases_.end()) return false;
-    arena_.release(it->second.block);
+    of(it->second).release(it->second.block);
     leases_.erase(it);
     return true;
   }
@@ -57,12 +58,14 @@ class LeaseBook {
   bool take_back(std::uint64_t lease) { return leases_.erase(lease) != 0; }
   // The peer is dead: everything is given back.
   void clear() {
-    for (const auto& [lease, range] : leases_) arena_.release(range.block);
+    for (const auto& [lease, range] : leases_) of(range).release(range.block);
     leases_.clear();
   }
   std::size_t size() const noexcept { return leases_.size(); }
 
  private:
+  Arena& of(const Range& range) const noexcept { return range.arena ? *range.arena : arena_; }
+
   Arena& arena_;
   std::uint64_t last_ = 0;
   std::unordered_map<std::uint64_t, Range> leases_;
