@@ -1,0 +1,154 @@
+#include "fake_driver.h"
+
+#include <dlfcn.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <tensorferry/cuda/device_copy.h>
+#include <tensorferry/cuda/driver.h>
+#include <tensorferry/cuda/event_ring.h>
+#include <tensorferry/cuda/probe.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "interprocess_event.h"
+
+extern char** environ;
+
+namespace tensorferry::cuda {
+namespace {
+
+constexpr const char* kInner = "TENSORFERRY_TEST_INNER";
+
+// The function of the emulator in this process; nullptr where there is none.
+template <class Function>
+Function* emulated(const char* name) {
+  void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  return library ? reinterpret_cast<Function*>(::dlsym(library, name)) : nullptr;
+}
+
+std::string own_path() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
+
+}  // namespace
+
+bool on_emulator() {
+  return Driver::get() && emulated<decltype(fakecuda_version)>("fakecuda_version");
+}
+
+fakecuda_counters emulator_counters() {
+  fakecuda_counters counters{};
+  if (auto* get = emulated<decltype(fakecuda_get_counters)>("fakecuda_get_counters"))
+    get(&counters);
+  return counters;
+}
+
+std::string emulator_reports() {
+  auto* get = emulated<decltype(fakecuda_reports)>("fakecuda_reports");
+  if (!get) return {};
+  std::string text(get(nullptr, 0) + 1, '\0');
+  text.resize(get(text.data(), text.size()));
+  return text;
+}
+
+void clear_emulator_reports() {
+  if (auto* clear = emulated<decltype(fakecuda_clear_reports)>("fakecuda_clear_reports")) clear();
+}
+
+void emulator_fails(const std::string& faults) {
+  auto* fail = emulated<decltype(fakecuda_fail)>("fakecuda_fail");
+  ASSERT_TRUE(fail);
+  ASSERT_EQ(fail(faults.c_str()), 0) << faults;
+}
+
+void emulator_advances() {
+  if (auto* advance = emulated<decltype(fakecuda_advance)>("fakecuda_advance")) advance();
+}
+
+void use_emulator(char** argv) {
+  const std::filesystem::path folder =
+      std::filesystem::path(own_path()).parent_path().parent_path() / "fake_cuda";
+  if (std::getenv("FAKECUDA") || !exists(folder / "libcuda.so.1")) return;
+  const char* before = std::getenv("LD_LIBRARY_PATH");
+  const std::string path = folder.string() + (before ? ":" + std::string(before) : "");
+  ::setenv("LD_LIBRARY_PATH", path.c_str(), 1);
+  ::setenv("FAKECUDA", "1", 1);
+  ::setenv("FAKECUDA_QUIET", "1", 0);
+  ::execv(own_path().c_str(), argv);
+}
+
+bool in_own_process(Variables variables) {
+  if (std::getenv(kInner)) return true;
+  const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+  std::vector<std::string> environment = {std::string(kInner) + "=1"};
+  for (const auto& [name, value] : variables)
+    environment.push_back(std::string(name) + "=" + value);
+  for (char** each = environ; *each; ++each) {
+    const std::string text = *each;
+    const bool set = std::ranges::any_of(variables, [&](const auto& variable) {
+      return text.starts_with(std::string(variable.first) + "=");
+    });
+    if (!set && !text.starts_with("GTEST_")) environment.push_back(text);
+  }
+  std::vector<char*> pointers;
+  for (std::string& each : environment) pointers.push_back(each.data());
+  pointers.push_back(nullptr);
+  std::string program = own_path();
+  std::string filter = std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
+  char* arguments[] = {program.data(), filter.data(), nullptr};
+  pid_t pid = -1;
+  EXPECT_EQ(
+      ::posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, pointers.data()), 0);
+  int status = -1;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
+  return false;
+}
+
+void GpuTest::SetUp() {
+  if (!on_emulator()) GTEST_SKIP() << "the emulated driver (tests/fake_cuda) was not built";
+  auto device = device_by_ordinal(0);
+  ASSERT_TRUE(device) << device.error().message;
+  auto context = PrimaryContext::retain(*device);
+  ASSERT_TRUE(context) << context.error().message;
+  context_ = *context;
+}
+
+void GpuTest::TearDown() {
+  context_.reset();
+  EXPECT_EQ(emulator_reports(), "");
+}
+
+void finish(const Stream& stream) {
+  auto guard = ContextGuard::enter(*stream.context());
+  auto event = make_event();
+  ASSERT_TRUE(event);
+  ASSERT_TRUE(record(event->get(), stream.get()));
+  ASSERT_TRUE(wait_on_host(event->get(), WaitReason::Probe));
+}
+
+void GpuTest::write(DevicePtr at, std::span<const std::byte> bytes) const {
+  auto stream = make_stream();
+  auto guard = enter();
+  ASSERT_TRUE(copy_async(at, device_ptr(bytes.data()), bytes.size(), stream.get(),
+                         CopyKind::HostToDevice));
+  finish(stream);
+}
+
+std::vector<std::byte> GpuTest::read(DevicePtr at, std::size_t bytes) const {
+  std::vector<std::byte> result(bytes);
+  auto stream = make_stream();
+  auto guard = enter();
+  EXPECT_TRUE(
+      copy_async(device_ptr(result.data()), at, bytes, stream.get(), CopyKind::DeviceToHost));
+  finish(stream);
+  return result;
+}
+
+std::vector<std::byte> pattern(std::size_t bytes, std::uint64_t seed) {
+  std::vector<std::byte> result(bytes);
+  fill_pattern(result, seed);
+  return result;
+}
+
+}  // namespace tensorferry::cuda

@@ -1,0 +1,63 @@
+// The emulated driver as tests see it: its counters, reports and faults (tests/fake_cuda/fakecuda.h),
+// and the fixture of all tests that need a GPU. Where it wasn't built they skip.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <tensorferry/cuda/context.h>
+#include <tensorferry/cuda/host_wait.h>
+#include <tensorferry/cuda/stream.h>
+
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fakecuda.h"
+
+namespace tensorferry::cuda {
+
+// False: this process has no driver, or a real one.
+bool on_emulator();
+fakecuda_counters emulator_counters();
+// What it found wrong: undefined behaviour, unordered access. Empty: nothing.
+std::string emulator_reports();
+void clear_emulator_reports();
+// FUNCTION:WHEN:WHAT, as FAKECUDA_FAIL; "" for none.
+void emulator_fails(const std::string& faults);
+// Runs what can run.
+void emulator_advances();
+
+// Makes the emulator be found by Driver::get(), by starting this program again if need be.
+void use_emulator(char** argv);
+
+// True in a process of its own, made for this test and started with these variables set besides; in
+// the first process false, after it has ended and its result was asserted:
+//   if (!in_own_process({{"FAKECUDA_PROFILE", "no_vmm"}})) return;
+using Variables = std::initializer_list<std::pair<const char*, const char*>>;
+bool in_own_process(Variables variables = {});
+
+// A test that needs a device. Fails where the emulator has reported something.
+class GpuTest : public testing::Test {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  const ContextPtr& context() const { return context_; }
+  // For calls that need the context current.
+  ContextGuard enter() const { return *ContextGuard::enter(*context_); }
+  Stream make_stream() const { return *Stream::create(context_); }
+  // Copies through a stream, and waits.
+  void write(DevicePtr at, std::span<const std::byte> bytes) const;
+  std::vector<std::byte> read(DevicePtr at, std::size_t bytes) const;
+
+ private:
+  ContextPtr context_;
+};
+
+// All that is on the stream is done.
+void finish(const Stream& stream);
+
+std::vector<std::byte> pattern(std::size_t bytes, std::uint64_t seed);
+
+}  // namespace tensorferry::cuda
