@@ -172,7 +172,8 @@ PyObject* answer_given(Holdings::Given given) {
 
 PyObject* give_on_device(PyObject*, PyObject* object) {
   std::optional<CudaBytes> given;
-  if (is_tensor(object) && is_on_device(as_tensor(object))) {
+  if (is_tensor(object)) {
+    if (!is_on_device(as_tensor(object))) Py_RETURN_FALSE;
     const Memory& memory = memory_of(as_tensor(object)->memory);
     if (!memory.strides.empty()) Py_RETURN_FALSE;
     given = CudaBytes{memory.data, memory.bytes};
