@@ -6,9 +6,6 @@
 namespace tensorferry::cuda {
 namespace {
 
-// More slots than any ring has: an index is the length of a table here.
-constexpr std::uint32_t kMostSlots = 1 << 20;
-
 Result<EventHandle> open_event(const IpcHandle& handle) {
   EventHandle event = nullptr;
   const int code = raw_call<"cuIpcOpenEventHandle">(&event, handle);
@@ -23,25 +20,15 @@ Result<EventHandle> open_event(const IpcHandle& handle) {
 }  // namespace
 
 Result<std::unique_ptr<PeerEvents>> PeerEvents::open(ContextPtr context,
-                                                     std::span<const SlotHandles> handles) {
+                                                     std::span<const IpcHandle> handles) {
   const RelaxedCapture relaxed;
   auto guard = ContextGuard::enter(*context);
   if (!guard) return std::unexpected(guard.error());
   std::unique_ptr<PeerEvents> opened(new PeerEvents(std::move(context)));
-  for (const SlotHandles& each : handles) {
-    if (each.index >= kMostSlots)
-      return failure(ErrorCode::Protocol, "an event slot's index is out of bounds");
-    if (each.index >= opened->by_index_.size()) opened->by_index_.resize(each.index + 1);
-    SlotEvents& slot = opened->by_index_[each.index];
-    if (slot.ready) return failure(ErrorCode::Protocol, "an event slot came twice");
-    ++opened->count_;
-    for (auto [event, handle] :
-         {std::pair(&slot.ready, &each.ready), std::pair(&slot.done, &each.done),
-          std::pair(&slot.consumed, &each.consumed)}) {
-      auto one = open_event(*handle);
-      if (!one) return std::unexpected(one.error());
-      *event = *one;
-    }
+  for (const IpcHandle& handle : handles) {
+    auto event = open_event(handle);
+    if (!event) return std::unexpected(event.error());
+    opened->events_.push_back(*event);
   }
   return opened;
 }
@@ -49,14 +36,7 @@ Result<std::unique_ptr<PeerEvents>> PeerEvents::open(ContextPtr context,
 PeerEvents::~PeerEvents() {
   const RelaxedCapture relaxed;
   const auto guard = ContextGuard::enter(*context_);
-  for (const SlotEvents& slot : by_index_)
-    for (EventHandle event : {slot.ready, slot.done, slot.consumed})
-      if (event) DestroyEvent()(event);
-}
-
-std::optional<SlotEvents> PeerEvents::at(std::uint32_t index) const noexcept {
-  if (index >= by_index_.size() || !by_index_[index].ready) return std::nullopt;
-  return by_index_[index];
+  for (EventHandle event : events_) DestroyEvent()(event);
 }
 
 }  // namespace tensorferry::cuda

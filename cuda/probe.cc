@@ -48,7 +48,7 @@ class Prober {
   }
 
   // What was written may be read by the peer: behind `event`, or, where there is none, now.
-  Result<void> announce(const std::optional<SlotEvents>& events, EventHandle SlotEvents::* which,
+  Result<void> announce(const std::optional<ProbeEvents>& events, EventHandle ProbeEvents::* which,
                         const Deadline& deadline) {
     return events ? record((*events).*which, stream_->get()) : settle(deadline);
   }
@@ -96,7 +96,7 @@ Result<void> begin_probe(const Stream& stream, const ProbePlace& place, std::uin
   auto prober = Prober::on(stream);
   if (!prober) return std::unexpected(prober.error());
   if (auto written = prober->write(place.at, seed); !written) return written;
-  return prober->announce(place.events, &SlotEvents::ready, deadline);
+  return prober->announce(place.events, &ProbeEvents::ready, deadline);
 }
 
 Result<ProbeAnswer> answer_probe(const Stream& stream, const ProbePlace& place, std::uint64_t seed,
@@ -113,7 +113,7 @@ Result<ProbeAnswer> answer_probe(const Stream& stream, const ProbePlace& place, 
   if (!seen) return std::unexpected(seen.error());
   if (auto written = prober->write(place.at, seed); !written)
     return std::unexpected(written.error());
-  if (auto told = prober->announce(place.events, &SlotEvents::done, deadline); !told)
+  if (auto told = prober->announce(place.events, &ProbeEvents::done, deadline); !told)
     return std::unexpected(told.error());
   return ProbeAnswer{.seen = *seen, .seed = seed};
 }

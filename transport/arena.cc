@@ -1,6 +1,5 @@
 #include <tensorferry/transport/arena.h>
 #include <tensorferry/transport/fork_guard.h>
-#include <tensorferry/transport/free_runs.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,6 +9,7 @@
 
 #include "address_ranges.h"
 #include "block_table.h"
+#include "page_runs.h"
 #include "size_classes.h"
 
 namespace tensorferry {
@@ -26,7 +26,7 @@ struct Arena::Impl {
 
   mutable std::mutex mutex;  // guards what follows
   BlockTable blocks;
-  FreeRuns runs;
+  PageRuns runs;
   std::map<SegmentId, std::shared_ptr<Segment>> segments;
   ArenaStatistics statistics;
   std::size_t growing_bytes = 0;  // asked of the source just now, by threads without the mutex

@@ -23,7 +23,7 @@ std::optional<BlockTable::Index> BlockTable::take_hot(const SizeClass& of) {
   return index;
 }
 
-std::optional<BlockTable::Index> BlockTable::cut(const FreeRuns::Run& run, const SizeClass& of) {
+std::optional<BlockTable::Index> BlockTable::cut(const PageRuns::Run& run, const SizeClass& of) {
   const std::size_t count = of.bytes < kPage ? kPage / of.bytes : 1;
   const Index first = new_slots(count);
   if (first == kNone) return std::nullopt;
@@ -66,7 +66,7 @@ void BlockTable::give_back(Index index) {
   hot_[slot.size_class].push_back(index);
 }
 
-void BlockTable::flush(FreeRuns& runs) {
+void BlockTable::flush(PageRuns& runs) {
   for (auto& list : hot_) {
     // Small blocks' pages go when their first slot comes by, and take its neighbours along.
     std::erase_if(list, [&](Index index) {

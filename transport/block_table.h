@@ -10,7 +10,6 @@
 #pragma once
 
 #include <tensorferry/transport/arena.h>
-#include <tensorferry/transport/free_runs.h>
 
 #include <array>
 #include <cstddef>
@@ -19,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "page_runs.h"
 #include "size_classes.h"
 
 namespace tensorferry {
@@ -37,7 +37,7 @@ class BlockTable {
   std::optional<Index> take_hot(const SizeClass& of);
   // Cuts free pages into one block of a page or more, or into several small ones, of which the
   // first is given and the others are hot. Nothing when there are too many blocks.
-  std::optional<Index> cut(const FreeRuns::Run& run, const SizeClass& of);
+  std::optional<Index> cut(const PageRuns::Run& run, const SizeClass& of);
   // How many pages cut() wants for a block of the class.
   static std::size_t run_bytes(const SizeClass& of) { return of.bytes < kPage ? kPage : of.bytes; }
 
@@ -46,7 +46,7 @@ class BlockTable {
   // A block without holders is free again, and hot.
   void give_back(Index index);
   // Gives every hot block's pages to `runs`, but for small blocks beside which others are in use.
-  void flush(FreeRuns& runs);
+  void flush(PageRuns& runs);
 
   std::optional<Index> index_of(BlockId id) const;
   std::optional<Index> find(const void* address) const;

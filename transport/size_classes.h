@@ -28,9 +28,9 @@ constexpr SizeClass size_class(std::size_t bytes) {
   std::size_t step = std::max<std::size_t>((std::size_t{1} << power) / 4, kBlockAlignment);
   if (bytes > kPage / 2) step = std::max(step, kPage);
   std::size_t rounded = (bytes + step - 1) / step * step;
-  std::size_t top = std::bit_width(rounded - 1) - 1;
-  std::size_t quarter = ((rounded - 1) >> (top >= 2 ? top - 2 : 0)) & 3;
-  return {4 * top + quarter, rounded};
+  const int top = std::bit_width(rounded - 1) - 1;
+  const std::size_t quarter = ((rounded - 1) >> std::max(top - 2, 0)) & 3;
+  return {4 * static_cast<std::size_t>(top) + quarter, rounded};
 }
 
 }  // namespace tensorferry

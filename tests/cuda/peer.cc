@@ -109,12 +109,9 @@ PeerFrame Peer::open(const Chunk& chunk, PeerVerb verb) {
 PeerFrame Peer::open(const EventRing& ring) {
   auto all = ring.export_handles();
   EXPECT_TRUE(all) << all.error().message;
-  for (const SlotHandles& each : *all) {
-    PeerFrame order{.verb = PeerVerb::AddSlot};
-    order.numbers[0] = each.index;
-    order.handles[0] = each.ready;
-    order.handles[1] = each.done;
-    order.handles[2] = each.consumed;
+  for (const IpcHandle& each : *all) {
+    PeerFrame order{.verb = PeerVerb::AddEvent};
+    order.handles[0] = each;
     EXPECT_STREQ(ask(order).text, "");
   }
   return ask({.verb = PeerVerb::OpenEvents});

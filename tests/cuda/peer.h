@@ -18,7 +18,7 @@ inline constexpr const char* kPeerArgument = "--peer";
 
 enum class PeerVerb : std::uint32_t {
   OpenChunk,    // numbers: mode, bytes; with a descriptor or a handle
-  AddSlot,      // index; three handles: kept for OpenEvents
+  AddEvent,      // one handle: kept for OpenEvents
   OpenEvents,   // → how many
   Fill,         // offset, bytes, seed, slot: waits for ready, writes the pattern, records done
   Checksum,     // offset, bytes, slot (or kNoSlot): waits for ready, reads → checksum

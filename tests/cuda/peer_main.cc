@@ -17,13 +17,15 @@ struct State {
   ContextPtr context;
   std::optional<Stream> stream;
   std::shared_ptr<Chunk> chunk, second;
-  std::vector<SlotHandles> slots;
+  std::vector<IpcHandle> handles;
   std::unique_ptr<PeerEvents> events;
 
   DevicePtr at(std::uint64_t offset) const { return chunk->base() + offset; }
-  std::optional<SlotEvents> slot(std::uint64_t index) const {
+  // Two events in a row: ready, done.
+  std::optional<ProbeEvents> slot(std::uint64_t index) const {
     if (index == kNoSlot) return std::nullopt;
-    return events->at(static_cast<std::uint32_t>(index));
+    const auto first = static_cast<std::uint32_t>(2 * index);
+    return ProbeEvents{events->at(first).value(), events->at(first + 1).value()};
   }
 };
 
@@ -87,12 +89,11 @@ Result<std::uint64_t> obey(State& state, const PeerFrame& order, UniqueFd fd) {
   switch (order.verb) {
     case PeerVerb::OpenChunk: return number(open(state, order, std::move(fd), state.chunk));
     case PeerVerb::OpenAgain: return number(open(state, order, std::move(fd), state.second));
-    case PeerVerb::AddSlot:
-      state.slots.push_back({static_cast<std::uint32_t>(order.numbers[0]), order.handles[0],
-                             order.handles[1], order.handles[2]});
+    case PeerVerb::AddEvent:
+      state.handles.push_back(order.handles[0]);
       return 0;
     case PeerVerb::OpenEvents: {
-      auto opened = PeerEvents::open(state.context, state.slots);
+      auto opened = PeerEvents::open(state.context, state.handles);
       if (!opened) return std::unexpected(opened.error());
       state.events = std::move(*opened);
       return state.events->size();

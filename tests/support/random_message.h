@@ -143,6 +143,11 @@ class RandomMessage {
       tensor.memory.bytes = static_cast<std::uint64_t>(extent) * element_bytes(tensor.dtype);
       if (!tensor.strides.empty()) tensor.memory.bytes += number(9);  // strides may leave some over
     }
+    const bool nothing =
+        tensor.memory.kind == protocol::MemoryKind::Inline && tensor.memory.bytes == 0;
+    const bool in_a_chunk = tensor.memory.kind == protocol::MemoryKind::DeviceChunk;
+    if (in_a_chunk || (tensor.device.kind == DeviceKind::Cuda && !nothing))
+      tensor.device.kind = in_a_chunk ? DeviceKind::Cuda : DeviceKind::Cpu;
     if (tensor.memory.kind != protocol::MemoryKind::Inline) return;
     auto* bytes = keep<std::byte>(tensor.memory.bytes + 1);
     for (std::size_t i = 0; i < tensor.memory.bytes; ++i)

@@ -179,7 +179,7 @@ TEST(Counters, AChildLeavesADescriptorThatIsNoLongerOurs) {
   if (program == 0) {
     Counters counters;
     UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    if (::dup2(null.get(), counters.fd()) < 0) ::_exit(2);
+    if (!null || ::dup2(null.get(), counters.fd()) < 0) ::_exit(2);
     const int number = counters.fd();
     const pid_t child = ::fork();
     if (child == 0) ::_exit(::fcntl(number, F_GETFD) >= 0 ? 0 : 3);

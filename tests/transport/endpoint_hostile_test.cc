@@ -276,11 +276,12 @@ INSTANTIATE_TEST_SUITE_P(
               tensor.memory.kind = protocol::MemoryKind::DeviceChunk;
               say_one(l, tensor);
             },
-            "none may"},
+            "not on that device"},
         Lie{"TensorOnADevice",
             [](Liar& l) {
               auto tensor = tensor_in(1, 0, kShape, 1);
               tensor.device = {DeviceKind::Cuda, 0};
+              tensor.memory.kind = protocol::MemoryKind::DeviceChunk;
               say_one(l, tensor);
             },
             "CPU"},

@@ -10,7 +10,6 @@
 // each half a deadline: where events don't cross they may never be done (DeadlineExceeded).
 #pragma once
 
-#include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/handles.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/deadline.h>
@@ -25,10 +24,16 @@ namespace tensorferry::cuda {
 
 inline constexpr std::size_t kProbeBytes = 4096;
 
-// Where this side has the block, and the slot's events; none on a rung without them.
+// The events that carry the order: the server records `ready`, the stub `done`.
+struct ProbeEvents {
+  EventHandle ready = nullptr;
+  EventHandle done = nullptr;
+};
+
+// Where this side has the block, and its events; none on a rung without them.
 struct ProbePlace {
   DevicePtr at = 0;  // kProbeBytes
-  std::optional<SlotEvents> events;
+  std::optional<ProbeEvents> events;
 };
 
 struct ProbeAnswer {

@@ -1,5 +1,5 @@
-// The free ranges of some segments (an arena's, or a device pool's chunks): runs, coalesced, best
-// fit first. It knows sizes and places, no memory. Private memory; one thread at a time.
+// The free pages of an arena's segments: runs, coalesced, best fit first. Private memory; one
+// thread at a time.
 #pragma once
 
 #include <tensorferry/transport/segment.h>
@@ -9,12 +9,11 @@
 #include <map>
 #include <optional>
 #include <set>
-#include <tuple>
 #include <utility>
 
 namespace tensorferry {
 
-class FreeRuns {
+class PageRuns {
  public:
   struct Run {
     SegmentId segment = 0;
@@ -23,20 +22,14 @@ class FreeRuns {
   };
 
   void add_segment(SegmentId id, std::size_t bytes) { insert({id, 0, bytes}); }
-  // The front of the smallest run in which `bytes` fit at a multiple of `alignment`; nullopt where
-  // none does.
-  std::optional<Run> take(std::size_t bytes, std::size_t alignment = 1) {
-    for (auto fit = by_size_.lower_bound({bytes, 0, 0}); fit != by_size_.end(); ++fit) {
-      const auto [size, segment, offset] = *fit;
-      const std::size_t skipped = (alignment - offset % alignment) % alignment;
-      if (size - bytes < skipped) continue;
-      erase(segment, offset, size);
-      if (skipped > 0) insert({segment, offset, skipped});
-      if (size > bytes + skipped)
-        insert({segment, offset + skipped + bytes, size - skipped - bytes});
-      return Run{segment, offset + skipped, bytes};
-    }
-    return std::nullopt;
+  // The smallest run that fits, its front; nullopt where none does.
+  std::optional<Run> take(std::size_t bytes) {
+    auto fit = by_size_.lower_bound({bytes, 0, 0});
+    if (fit == by_size_.end()) return std::nullopt;
+    auto [size, segment, offset] = *fit;
+    erase(segment, offset, size);
+    if (size > bytes) insert({segment, offset + bytes, size - bytes});
+    return Run{segment, offset, bytes};
   }
   // Free again; joins with its neighbours.
   void give(Run run) {
