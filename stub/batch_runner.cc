@@ -268,6 +268,7 @@ void BatchRunner::settle(const InboundBatch& batch) {
   Span span(Phase::Settle, batch.number);
   const std::uint64_t before = span ? copy_counts().bytes_of(CopyKind::Host) : 0;
   plan_.settle();
+  if (plan_.has_device_work()) without_gil([this] { plan_.record(); });
   if (span) span.set_bytes(copy_counts().bytes_of(CopyKind::Host) - before);
   for (Response& response : responses_) {
     for (std::size_t i = 0; i < response.count && !response.failed; ++i) {
@@ -283,6 +284,7 @@ void BatchRunner::put_together(const InboundBatch& batch, std::chrono::nanosecon
   answer_.batch = batch.number;
   answer_.batch_done = true;
   answer_.responses = response_records_;
+  answer_.ready = plan_.ready();
   state().link->take_releases(given_back_);
   for (std::uint64_t lease : plan_.releases()) given_back_.releases.push_back({lease, {}});
   answer_.releases = given_back_.releases;
@@ -313,6 +315,7 @@ void BatchRunner::put_responses_together() {
       protocol::TensorRecord& record = tensor_records_.emplace_back();
       record.name = output.name;
       record.dtype = output.dtype;
+      record.device = plan_.device(output.place);
       record.shape = output.shape;
       record.memory = plan_.memory(output.place);
       record.inline_bytes = plan_.inline_bytes(output.place);

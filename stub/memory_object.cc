@@ -1,7 +1,5 @@
 #include "memory_object.h"
 
-#include <dlpack/dlpack.h>
-
 #include <new>
 
 #include "numpy_api.h"
@@ -14,9 +12,7 @@ namespace {
 PyTypeObject* memory_type = nullptr;
 
 void let_go(Memory& memory) {
-  if (memory.foreign && memory.foreign->deleter) memory.foreign->deleter(memory.foreign);
-  if (memory.foreign_versioned && memory.foreign_versioned->deleter)
-    memory.foreign_versioned->deleter(memory.foreign_versioned);
+  memory.foreign.reset();
   if (is_forked_child()) return;
   if (memory.input && memory.input->lease != 0) state().holdings->drop_input(*memory.input);
   if (memory.block) state().holdings->drop_block(*memory.block);
@@ -45,7 +41,8 @@ PyRef new_memory(Memory memory) {
     return {};
   }
   Memory& held = *new (&memory_of(object.get())) Memory(std::move(memory));
-  if (held.input && held.input->lease != 0) state().holdings->add_input(*held.input);
+  if (held.input && held.input->lease != 0 && held.data) state().holdings->add_input(*held.input);
+  if (held.block && held.device) state().holdings->add_block(*held.block, held.device);
   return object;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -10,22 +11,20 @@
 #include "py.h"
 #include "stub_link.h"
 
-struct DLManagedTensor;
-struct DLManagedTensorVersioned;
-
 namespace tensorferry::stub {
 
 // One of: an input of a request, a block of our arena (pb_utils.empty), another library's tensor.
 struct Memory {
   std::optional<InputMemory> input;
   std::optional<Block> block;
-  DLManagedTensor* foreign = nullptr;
-  DLManagedTensorVersioned* foreign_versioned = nullptr;
+  std::shared_ptr<void> foreign;
 
-  std::byte* data = nullptr;
+  std::byte* data = nullptr;  // an input's on a device: none before it is asked for
   std::size_t bytes = 0;
   DType dtype;
   std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> strides;  // in elements; empty: C order
+  std::shared_ptr<DeviceUse> device;  // none: the CPU's
   bool read_only = false;  // what another library said of its tensor
 };
 

@@ -2,6 +2,9 @@
 #include <tensorferry/transport/fork_guard.h>
 
 #include "batch_runner.h"
+#include "cuda_array_interface.h"
+#include "device_access.h"
+#include "device_import.h"
 #include "memory_object.h"
 #include "numpy_allocator.h"
 #include "numpy_api.h"
@@ -18,14 +21,6 @@ namespace {
 PyObject* raise(const Error& error) {
   PyErr_SetString(PyExc_RuntimeError, error.message.c_str());
   return nullptr;
-}
-
-template <class Function>
-auto without_gil(Function&& function) {
-  PyThreadState* thread = PyEval_SaveThread();
-  auto result = function();
-  PyEval_RestoreThread(thread);
-  return result;
 }
 
 PyObject* open_link(PyObject*, PyObject* args) {
@@ -141,6 +136,60 @@ PyObject* empty(PyObject*, PyObject* args) {
   return object ? array_over_memory(object.get()).release() : nullptr;
 }
 
+// A block on a device, as a Tensor without a name.
+PyObject* empty_on_device(PyObject*, PyObject* args) {
+  PyObject* shape = nullptr;
+  int number = 0, ordinal = 0;
+  if (!PyArg_ParseTuple(args, "O!ii", &PyTuple_Type, &shape, &number, &ordinal)) return nullptr;
+  Memory memory;
+  memory.dtype = dtype_from_triton_number(number).value_or(kUint8);
+  if (!read_shape(shape, memory)) return nullptr;
+  memory.device = use_on(ordinal, nullptr);
+  if (!memory.device) return nullptr;
+  memory.device->streams.clear();
+  DeviceLane* lane = memory.device->lane;
+  if (!lane) {
+    return raise({ErrorCode::Unavailable,
+                  "the server shares no memory of cuda:" + std::to_string(ordinal) +
+                      " with this model: let your library allocate there",
+                  {}});
+  }
+  auto block = without_gil([&] { return lane->allocate(memory.bytes); });
+  if (!block) return raise(block.error());
+  memory.data = block->data;
+  memory.block = *block;
+  PyRef object = new_memory(std::move(memory));
+  return object ? new_tensor(text(""), std::move(object)).release() : nullptr;
+}
+
+PyObject* answer_given(Holdings::Given given) {
+  if (given != Holdings::Given::MovedBefore) return PyBool_FromLong(given == Holdings::Given::Yes);
+  PyErr_SetString(PyExc_ValueError,
+                  "give(): this array was given before and is another's since it crossed: take a "
+                  "new one from pb_utils.empty, which reuses warm memory");
+  return nullptr;
+}
+
+PyObject* give_on_device(PyObject*, PyObject* object) {
+  std::optional<CudaBytes> given;
+  if (is_tensor(object)) {
+    if (!is_on_device(as_tensor(object))) Py_RETURN_FALSE;
+    const Memory& memory = memory_of(as_tensor(object)->memory);
+    if (!memory.strides.empty()) Py_RETURN_FALSE;
+    given = CudaBytes{memory.data, memory.bytes};
+  } else {
+    given = bytes_of_cuda_array(object);
+  }
+  if (!given) return nullptr;
+  if (is_forked_child() || !given->data) Py_RETURN_FALSE;
+  return answer_given(state().holdings->give({given->data, given->bytes}));
+}
+
+PyObject* be_strict(PyObject*, PyObject*) {
+  state().strict = true;
+  Py_RETURN_NONE;
+}
+
 PyObject* give(PyObject*, PyObject* object) {
   if (!numpy::load()) return nullptr;
   const numpy::Array* array = numpy::as_array(object);
@@ -154,13 +203,7 @@ PyObject* give(PyObject*, PyObject* object) {
     Py_RETURN_FALSE;
   const auto given = state().holdings->give({reinterpret_cast<const std::byte*>(array->data),
                                              numpy::bytes_of(*array, element_bytes(*dtype))});
-  if (given == Holdings::Given::MovedBefore) {
-    PyErr_SetString(PyExc_ValueError,
-                    "give(): this array was given before and is another's since it crossed: take a "
-                    "new one from pb_utils.empty, which reuses warm memory");
-    return nullptr;
-  }
-  return PyBool_FromLong(given == Holdings::Given::Yes);
+  return answer_given(given);
 }
 
 PyObject* arena_free_bytes(PyObject*, PyObject*) {
@@ -183,6 +226,11 @@ PyMethodDef functions[] = {
     {"empty", empty, METH_VARARGS,
      "empty(shape, triton dtype number) -> array in the arena; None in a forked child, which has "
      "none"},
+    {"empty_on_device", empty_on_device, METH_VARARGS,
+     "empty_on_device(shape, triton dtype number, ordinal) -> Tensor"},
+    {"give_on_device", give_on_device, METH_O,
+     "give_on_device(Tensor or CUDA array) -> whether its memory is ours"},
+    {"be_strict", be_strict, METH_NOARGS, "as_numpy() of a device tensor is an error from now on"},
     {"give", give, METH_O, "give(array) -> whether its memory is the arena's"},
     {"arena_free_bytes", arena_free_bytes, METH_NOARGS,
      "What the arena has allocated and not lent"},

@@ -1,7 +1,7 @@
 // Large NumPy arrays are born in the arena while execute() runs (NEP 49).
 #pragma once
 
-#include "output_plan.h"
+#include "holdings.h"
 #include "py.h"
 
 namespace tensorferry::stub {

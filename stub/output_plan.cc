@@ -5,92 +5,21 @@
 #include <algorithm>
 #include <utility>
 
+#include "ranges.h"
+
 namespace tensorferry::stub {
-namespace {
-
-bool overlap(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
-}
-
-bool lies_in(std::span<const std::byte> part, std::span<const std::byte> whole) {
-  return part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size();
-}
-
-// The first of a block's ranges for which `is` holds; the end where there is none.
-auto find_range(auto& ranges, BlockId block, auto is) {
-  auto [at, end] = ranges.equal_range(block);
-  at = std::find_if(at, end, [&](const auto& entry) { return is(entry.second); });
-  return at == end ? ranges.end() : at;
-}
-
-}  // namespace
-
-void Holdings::add_input(const InputMemory& memory) {
-  inputs_.emplace(reinterpret_cast<std::uintptr_t>(memory.data), &memory);
-}
-
-void Holdings::drop_input(const InputMemory& memory) {
-  inputs_.erase(reinterpret_cast<std::uintptr_t>(memory.data));
-  if (auto it = named_inputs_.find(memory.lease); it != named_inputs_.end()) {
-    it->second.freed = true;
-  } else {
-    link_.release_input(memory.lease);
-  }
-}
-
-Holdings::Given Holdings::give(std::span<const std::byte> bytes) {
-  auto block = link_.arena().find(bytes.data());
-  if (!block) return Given::NotOurs;
-  auto is_part = [&](auto range) { return overlap(range, bytes); };
-  if (find_range(moved_, block->id, is_part) != moved_.end()) return Given::MovedBefore;
-  given_.emplace(block->id, bytes);
-  return Given::Yes;
-}
-
-void Holdings::drop_block(const Block& block) {
-  if (auto it = named_blocks_.find(block.id); it != named_blocks_.end()) {
-    it->second.freed = true;
-  } else {
-    release_block(block.id);
-  }
-}
-
-void Holdings::release_block(BlockId id) {
-  given_.erase(id);
-  moved_.erase(id);
-  link_.arena().release(id);
-}
-
-void Holdings::collect(std::vector<Mapping>& mappings) {
-  collect_arena(link_.arena(), mappings);
-  std::map<SegmentId, Mapping> by_segment;
-  for (const auto& [address, input] : inputs_) {
-    if (!input->mapping) continue;
-    Segment& segment = *input->mapping;
-    Mapping& mapping =
-        by_segment
-            .try_emplace(segment.id(), Mapping{segment.fd(), segment.data(), segment.bytes(), {}})
-            .first->second;
-    mapping.live.emplace_back(input->data, input->bytes);
-  }
-  for (auto& [id, mapping] : by_segment) mappings.push_back(std::move(mapping));
-}
-
-void Holdings::after_fork_child() noexcept {
-  link_.arena().unlock_after_fork();
-  if (disown_) disown_();
-}
 
 void OutputPlan::clear() {
   for (auto& [lease, named] : holdings_.named_inputs_) {
-    if (named.freed) holdings_.link_.release_input(lease);
+    if (named.freed) holdings_.release_input(lease, named.use.get());
   }
-  for (auto& [id, named] : holdings_.named_blocks_) {
-    if (named.freed) holdings_.release_block(id);
+  for (auto& [data, named] : holdings_.named_blocks_) {
+    if (named.freed) holdings_.release_block(named.block);
   }
   holdings_.named_inputs_.clear();
   holdings_.named_blocks_.clear();
   releases_.clear();
+  work_.clear_ready();
   for (Output& output : std::span(outputs_).first(count_)) take_back(output);
   count_ = 0;
 }
@@ -101,8 +30,14 @@ std::size_t OutputPlan::next_place() {
   outputs_[count_].memory = {};
   outputs_[count_].bytes = 0;
   outputs_[count_].small.clear();
+  outputs_[count_].device.reset();
+  outputs_[count_].owner.reset();
   outputs_[count_].failure.reset();
   return count_++;
+}
+
+protocol::MemoryKind OutputPlan::kind_of(const Output& output) {
+  return output.device ? protocol::MemoryKind::DeviceChunk : protocol::MemoryKind::Segment;
 }
 
 bool OutputPlan::overlaps_a_candidate(const std::byte* data, std::size_t bytes) const {
@@ -112,14 +47,17 @@ bool OutputPlan::overlaps_a_candidate(const std::byte* data, std::size_t bytes) 
 }
 
 void OutputPlan::lend(Output& output, const Block& block, std::byte* data) {
-  output.lent = holdings_.link_.lend(block, data, output.bytes);
-  output.memory = {protocol::MemoryKind::Segment, block.segment,
+  output.lent = holdings_.link_.lend(arena_of(output), block, data, output.bytes);
+  output.memory = {kind_of(output), block.segment,
                    block.offset + static_cast<std::uint64_t>(data - block.data), output.bytes,
                    output.lent};
 }
 
 void OutputPlan::take_back(Output& output) {
-  if (output.lent != 0) holdings_.link_.take_back(std::exchange(output.lent, 0));
+  if (output.lent == 0) return;
+  const std::uint64_t lease = std::exchange(output.lent, 0);
+  if (output.device) return take_back_after_work(output, lease);
+  holdings_.link_.take_back(lease);
 }
 
 void OutputPlan::sent() noexcept {
@@ -127,6 +65,7 @@ void OutputPlan::sent() noexcept {
 }
 
 Result<void> OutputPlan::copy_out(Output& output) {
+  if (output.device) return copy_on_device(output);
   auto block = holdings_.link_.arena().allocate(output.bytes);
   if (!block) return std::unexpected(block.error());
   copy_payload(block->data, output.data, output.bytes);
@@ -155,24 +94,33 @@ bool OutputPlan::name_input(Output& output) {
   if (next == holdings_.inputs_.begin()) return false;
   const InputMemory& input = *std::prev(next)->second;
   if (input.lease == 0 || output.data + output.bytes > input.data + input.bytes) return false;
+  return name_input(output, input);
+}
+
+bool OutputPlan::name_input(Output& output, const InputMemory& input) {
   output.source = Source::Input;
   output.lease = input.lease;
-  output.memory = {protocol::MemoryKind::Segment, input.segment,
+  output.owner = input.device;
+  output.memory = {kind_of(output), input.segment,
                    input.offset + static_cast<std::uint64_t>(output.data - input.data),
                    output.bytes, input.lease};
-  holdings_.named_inputs_.try_emplace(input.lease);
+  holdings_.named_inputs_.try_emplace(input.lease, false, input.device);
   return true;
 }
 
 bool OutputPlan::name_block(Output& output) {
-  if (!holdings_.link_.arena().owns(output.data)) return false;
-  auto block = holdings_.link_.arena().find(output.data);
+  Arena& arena = arena_of(output);
+  if (!arena.owns(output.data)) return false;
+  auto block = arena.find(output.data);
   if (!block || output.data + output.bytes > block->data + block->bytes) return false;
   output.source = Source::Block;
   output.block = *block;
-  holdings_.named_blocks_.try_emplace(block->id);
+  output.owner = holdings_.use_of(*block);
+  holdings_.named_blocks_.try_emplace(block->data, false, *block);
   return true;
 }
+
+bool OutputPlan::name(Output& output) { return name_input(output) || name_block(output); }
 
 Result<std::size_t> OutputPlan::add(const std::byte* data, std::size_t bytes) {
   if (bytes < protocol::kInlineBelowBytes) {
@@ -185,7 +133,7 @@ Result<std::size_t> OutputPlan::add(const std::byte* data, std::size_t bytes) {
   Output& output = outputs_[place];
   output.data = data;
   output.bytes = bytes;
-  if (free && (name_input(output) || name_block(output))) return place;
+  if (free && name(output)) return place;
   if (auto copied = copy_out(output); !copied) return std::unexpected(copied.error());
   return place;
 }
@@ -198,7 +146,7 @@ void OutputPlan::drop(std::size_t place) {
 bool OutputPlan::may_move(const Output& output) const {
   if (output.source == Source::Input) return holdings_.named_inputs_.at(output.lease).freed;
   const std::span<const std::byte> bytes(output.data, output.bytes);
-  const BlockId block = output.block.id;
+  const std::byte* block = output.block.data;
   auto is_part = [&](auto range) { return overlap(range, bytes); };
   if (find_range(holdings_.moved_, block, is_part) != holdings_.moved_.end()) return false;
   auto is_whole = [&](auto range) { return lies_in(bytes, range); };
@@ -209,11 +157,15 @@ bool OutputPlan::may_move(const Output& output) const {
 void OutputPlan::move_or_copy(Output& output) {
   if (!may_move(output)) {
     if (auto copied = copy_out(output); !copied) output.failure = copied.error();
-  } else if (output.source == Source::Block) {
-    holdings_.link_.arena().add_holder(output.block.id);  // the lease's
+    output.source = Source::Done;
+    return;
+  }
+  if (output.device) work_is_the_messages(output);
+  if (output.source == Source::Block) {
+    arena_of(output).add_holder(output.block.id);  // the lease's
     lend(output, output.block, const_cast<std::byte*>(output.data));
-    if (!holdings_.named_blocks_.at(output.block.id).freed)
-      holdings_.moved_.emplace(output.block.id, std::span(output.data, output.bytes));
+    if (!holdings_.named_blocks_.at(output.block.data).freed)
+      holdings_.moved_.emplace(output.block.data, std::span(output.data, output.bytes));
   }
   output.source = Source::Done;
 }
@@ -226,8 +178,8 @@ void OutputPlan::settle() {
     if (named.freed) releases_.push_back(lease);
   }
   holdings_.named_inputs_.clear();
-  for (auto& [id, named] : holdings_.named_blocks_) {
-    if (named.freed) holdings_.release_block(id);
+  for (auto& [data, named] : holdings_.named_blocks_) {
+    if (named.freed) holdings_.release_block(named.block);
   }
   holdings_.named_blocks_.clear();
 }

@@ -33,6 +33,16 @@ class PyRef {
   PyObject* object_ = nullptr;
 };
 
+// What `function` returns, which may wait and touches nothing of Python.
+template <class Function>
+auto without_gil(Function&& function) {
+  struct Released {
+    PyThreadState* thread = PyEval_SaveThread();
+    ~Released() { PyEval_RestoreThread(thread); }
+  } released;
+  return function();
+}
+
 inline PyRef text(std::string_view value) {
   return PyRef(
       PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace"));

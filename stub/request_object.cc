@@ -177,6 +177,7 @@ PyRef input_tensor(InputTensor& input) {
   memory.bytes = input.memory.bytes;
   memory.dtype = input.dtype;
   memory.shape = std::move(input.shape);
+  memory.device = input.memory.device;
   memory.input = std::move(input.memory);
   PyRef object = new_memory(std::move(memory));
   return object ? new_tensor(text(input.name), std::move(object)) : PyRef();

@@ -92,20 +92,8 @@ Result<void> StubLink::start(const Interpreter& interpreter) {
       options, [this](std::size_t size) { return grow(size); },
       [this](SegmentId id) { (void)socket_.send(protocol::SegmentDropped{id}); });
   lent_ = std::make_unique<LeaseBook>(*arena_);
-  Channel::Options channel;
-  channel.ring_capacity = welcome->ring_capacity;
-  channel.spill_arena = arena_.get();
-  channel.resolve = [this](const protocol::MemoryRef& memory) {
-    return resolve(memory.place, memory.offset, memory.bytes);
-  };
-  channel.issue_lease = [this](BlockId id) {
-    Block block = arena_->lookup(id).value();
-    return lend(block, block.data, block.bytes);
-  };
-  channel_ =
-      std::make_unique<Channel>(std::move(*ring), Side::Stub, std::move(channel),
-                                [this](const Received& received) { return on_message(received); });
-  channel_->set_release_notify([this] { (void)channel_->flush_releases(); });
+  make_devices();
+  make_channel(std::move(*ring), welcome->ring_capacity);
   control_ = std::thread([this] { serve_control(); });
   background_ = std::thread([this] { channel_->inbox().serve_background(); });
   control_.detach();
@@ -113,19 +101,60 @@ Result<void> StubLink::start(const Interpreter& interpreter) {
   return {};
 }
 
+void StubLink::make_channel(std::shared_ptr<Segment> ring, std::size_t capacity) {
+  Channel::Options channel;
+  channel.ring_capacity = capacity;
+  channel.spill_arena = arena_.get();
+  channel.resolve = [this](const protocol::MemoryRef& memory) {
+    return resolve(memory.place, memory.offset, memory.bytes);
+  };
+  channel.issue_lease = [this](BlockId id) {
+    Block block = arena_->lookup(id).value();
+    return lend(*arena_, block, block.data, block.bytes);
+  };
+  channel_ =
+      std::make_unique<Channel>(std::move(ring), Side::Stub, std::move(channel),
+                                [this](const Received& received) { return on_message(received); });
+  channel_->set_release_notify([this] { (void)channel_->flush_releases(); });
+}
+
+void StubLink::make_devices() {
+  DevicePeer peer;
+  peer.ask_for_chunk = [this](Device device, std::size_t bytes) -> Result<ClosedChunk> {
+    const std::uint64_t number = replies_.next_number();
+    if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes, device}); !sent)
+      return std::unexpected(sent.error());
+    return replies_.wait<ClosedChunk>(number, Clock::now() + kPatience);
+  };
+  peer.say_dropped = [this](SegmentId id) { (void)socket_.send(protocol::SegmentDropped{id}); };
+  peer.release = [this](std::uint64_t lease, std::span<const protocol::EventSlot> after) {
+    channel_->release_later(lease, after);
+  };
+  peer.read_messages = [this] { (void)channel_->inbox().poll(); };
+  devices_ = std::make_unique<Devices>(std::move(peer));
+}
+
 Result<std::shared_ptr<Segment>> StubLink::grow(std::size_t bytes) {
-  std::unique_lock lock(mutex_);
-  std::uint64_t number = next_request_++;
-  lock.unlock();
+  const std::uint64_t number = replies_.next_number();
   if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes}); !sent)
     return std::unexpected(sent.error());
-  lock.lock();
-  if (!segments_changed_.wait_for(lock, kPatience, [&] { return granted_.contains(number); })) {
+  auto granted = replies_.wait<std::shared_ptr<Segment>>(number, Clock::now() + kPatience);
+  if (!granted && granted.error().code == ErrorCode::DeadlineExceeded)
     return failure(ErrorCode::OutOfSharedMemory, "the server did not provide a segment in time");
-  }
-  auto result = std::move(granted_.at(number));
-  granted_.erase(number);
-  return result;
+  return granted;
+}
+
+Result<InputMemory> StubLink::read_device(const InputMemory& input) {
+  const std::uint64_t number = replies_.next_number();
+  const protocol::MemoryRef memory{protocol::MemoryKind::DeviceChunk, input.segment, input.offset,
+                                   input.bytes, input.lease};
+  if (auto sent = socket_.send(protocol::ReadDevice{number, memory}); !sent)
+    return std::unexpected(sent.error());
+  auto copy = replies_.wait<protocol::MemoryRef>(number, {});
+  if (!copy) return std::unexpected(copy.error());
+  return read_host_memory(*copy, [this](const protocol::MemoryRef& at) {
+    return resolve(at.place, at.offset, at.bytes);
+  });
 }
 
 Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offset,
@@ -138,11 +167,12 @@ Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offse
   return host_segments_.resolve(place, offset, bytes);
 }
 
-std::uint64_t StubLink::lend(const Block& block, std::byte* data, std::size_t bytes) {
+std::uint64_t StubLink::lend(Arena& arena, const Block& block, std::byte* data,
+                             std::size_t bytes) {
   std::scoped_lock lock(lent_mutex_);
   return lent_->lend_held({block.id, block.segment,
                            block.offset + static_cast<std::uint64_t>(data - block.data), bytes,
-                           data});
+                           data, &arena});
 }
 
 void StubLink::take_back(std::uint64_t lease) {
@@ -166,21 +196,27 @@ Result<void> StubLink::on_message(const Received& message) {
     auto execute = decode_private<protocol::Execute>(message.body, message.scratch);
     if (!execute) return std::unexpected(execute.error());
     if (auto released = on_releases(execute->releases); !released) return released;
+    if (auto seen = devices_->seen(execute->seen); !seen) return seen;
     return on_execute(*execute);
   }
   if (message.kind == protocol::RecordKind::Release) {
     auto release = decode_private<protocol::Release>(message.body, message.scratch);
     if (!release) return std::unexpected(release.error());
-    return on_releases(release->releases);
+    if (auto released = on_releases(release->releases); !released) return released;
+    return devices_->seen(release->seen);
   }
   if (message.kind == protocol::RecordKind::Cancel) {
     auto cancel = decode_private<protocol::Cancel>(message.body, message.scratch);
     if (!cancel) return std::unexpected(cancel.error());
-    std::scoped_lock lock(mutex_);
-    cancelled_.push_back(cancel->request);
-    if (cancelled_.size() > kRememberedCancellations) cancelled_.pop_front();
+    on_cancel(cancel->request);
   }
   return {};
+}
+
+void StubLink::on_cancel(std::uint64_t request) {
+  std::scoped_lock lock(mutex_);
+  cancelled_.push_back(request);
+  if (cancelled_.size() > kRememberedCancellations) cancelled_.pop_front();
 }
 
 bool StubLink::is_cancelled(std::uint64_t request) const {
@@ -191,46 +227,12 @@ bool StubLink::is_cancelled(std::uint64_t request) const {
 Result<void> StubLink::on_execute(const protocol::Execute& message) {
   Span span(Phase::Receive, message.batch);
   if (span) span.set_bytes(input_bytes(message));
-  InboundBatch batch;
-  batch.number = message.batch;
-  for (const auto& record : message.requests) {
-    InboundRequest& request = batch.requests.emplace_back();
-    request.number = record.request;
-    request.id = record.id;
-    request.correlation = record.correlation;
-    request.correlation_text = record.correlation_text;
-    request.flags = record.flags;
-    request.timeout_us = record.timeout_us;
-    request.trace_context = record.trace_context;
-    for (const auto& p : record.parameters) {
-      request.parameters.push_back(
-          {std::string(p.key), p.kind, p.integer, p.number, std::string(p.text)});
-    }
-    for (std::string_view name : record.requested_outputs) request.outputs.emplace_back(name);
-    for (const auto& tensor : record.inputs) {
-      InputTensor& input = request.inputs.emplace_back();
-      input.name = tensor.name;
-      input.dtype = tensor.dtype;
-      input.shape.assign(tensor.shape.begin(), tensor.shape.end());
-      InputMemory& memory = input.memory;
-      memory.bytes = tensor.memory.bytes;
-      if (tensor.memory.kind == protocol::MemoryKind::Inline) {
-        memory.small.assign(tensor.inline_bytes.begin(), tensor.inline_bytes.end());
-        count_copy(memory.bytes, CopyKind::Inline);
-        memory.data = memory.small.data();
-        continue;
-      }
-      auto range = resolve(tensor.memory.place, tensor.memory.offset, tensor.memory.bytes);
-      if (!range) return std::unexpected(range.error());
-      memory.lease = tensor.memory.lease;
-      memory.segment = tensor.memory.place;
-      memory.offset = tensor.memory.offset;
-      memory.data = range->bytes.data();
-      memory.mapping = std::move(range->segment);
-    }
-  }
+  auto batch = read_batch(message, [this](const protocol::MemoryRef& memory) {
+    return resolve(memory.place, memory.offset, memory.bytes);
+  });
+  if (!batch) return std::unexpected(batch.error());
   std::scoped_lock lock(mutex_);
-  events_.push_back(std::move(batch));
+  events_.push_back(std::move(*batch));
   arrived_.signal();
   return {};
 }
@@ -252,42 +254,16 @@ void StubLink::serve_control() {
   }
 }
 
+void StubLink::push(Command command) {
+  std::scoped_lock lock(mutex_);
+  events_.push_back(std::move(command));
+  arrived_.signal();
+  channel_->inbox().interrupt();
+}
+
 Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
   using protocol::ControlKind;
-  auto push = [&](Command command) {
-    std::scoped_lock lock(mutex_);
-    events_.push_back(std::move(command));
-    arrived_.signal();
-    channel_->inbox().interrupt();
-  };
   switch (message.kind) {
-    case ControlKind::Segment: {
-      auto segment = decode_private<protocol::Segment>(message.body, scratch);
-      if (!segment) return std::unexpected(segment.error());
-      auto mapped = Segment::map(segment->segment, std::move(message.fd), segment->bytes);
-      if (!mapped) return std::unexpected(mapped.error());
-      std::scoped_lock lock(mutex_);
-      if (segment->role == protocol::SegmentRole::Host)
-        host_segments_.insert(*mapped);
-      else
-        granted_.emplace(segment->reply_to, *mapped);
-      segments_changed_.notify_all();
-      return {};
-    }
-    case ControlKind::SegmentDenied: {
-      auto denied = decode_private<protocol::SegmentDenied>(message.body, scratch);
-      if (!denied) return std::unexpected(denied.error());
-      std::scoped_lock lock(mutex_);
-      granted_.emplace(denied->reply_to, failure(denied->code, std::string(denied->error)));
-      segments_changed_.notify_all();
-      return {};
-    }
-    case ControlKind::SegmentDropped: {
-      auto dropped = decode_private<protocol::SegmentDropped>(message.body, scratch);
-      if (!dropped) return std::unexpected(dropped.error());
-      host_segments_.erase(dropped->segment);
-      return {};
-    }
     case ControlKind::AutoComplete: {
       auto command = decode_private<protocol::AutoComplete>(message.body, scratch);
       if (!command) return std::unexpected(command.error());
@@ -311,7 +287,7 @@ Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
       return {};
     }
     default:
-      return failure(ErrorCode::Protocol, "an unexpected control message came");
+      return on_memory(message, scratch);
   }
 }
 
@@ -320,6 +296,7 @@ Result<void> StubLink::on_control(ControlMessage message, Scratch& scratch) {
 void StubLink::trim() {
   (void)channel_->inbox().poll();
   arena_->trim();
+  devices_->trim();
 }
 
 std::optional<Event> StubLink::wait(const Deadline& deadline) {

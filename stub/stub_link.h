@@ -14,56 +14,14 @@
 #include <optional>
 #include <string>
 #include <thread>
-#include <unordered_map>
 #include <variant>
 #include <vector>
 
+#include "devices.h"
+#include "inbound.h"
+#include "replies.h"
+
 namespace tensorferry::stub {
-
-// Memory of one input: a lease on the server's memory, or bytes of our own.
-struct InputMemory {
-  std::uint64_t lease = 0;  // 0: small
-  SegmentId segment = 0;
-  std::uint64_t offset = 0;
-  std::byte* data = nullptr;
-  std::size_t bytes = 0;
-  std::shared_ptr<Segment> mapping;
-  std::vector<std::byte> small;
-};
-
-struct InputTensor {
-  std::string name;
-  DType dtype;
-  std::vector<std::int64_t> shape;
-  InputMemory memory;
-};
-
-// Of a request or a response.
-struct Parameter {
-  std::string key;
-  protocol::ParameterKind kind{};
-  std::int64_t integer = 0;  // Int; Bool as 0 or 1
-  double number = 0;
-  std::string text;
-};
-
-struct InboundRequest {
-  std::uint64_t number = 0;
-  std::string id;
-  std::uint64_t correlation = 0;
-  std::string correlation_text;
-  std::uint32_t flags = 0;
-  std::uint64_t timeout_us = 0;
-  std::string trace_context;
-  std::vector<Parameter> parameters;
-  std::vector<std::string> outputs;
-  std::vector<InputTensor> inputs;
-};
-
-struct InboundBatch {
-  std::uint64_t number = 0;
-  std::vector<InboundRequest> requests;
-};
 
 struct Command {
   protocol::ControlKind kind{};
@@ -93,12 +51,16 @@ class StubLink {
   Result<void> respond(const protocol::Responses& message);
 
   Arena& arena() noexcept { return *arena_; }
-  // Lends a held block of our arena to the server; its hold becomes the lease's.
-  std::uint64_t lend(const Block& block, std::byte* data, std::size_t bytes);
+  Devices& devices() noexcept { return *devices_; }
+  // Lends a held block of that arena of ours to the server; its hold becomes the lease's.
+  std::uint64_t lend(Arena& arena, const Block& block, std::byte* data, std::size_t bytes);
   // The opposite, for a lease that no message has named.
   void take_back(std::uint64_t lease);
   // Gives an input's lease back; from any thread.
   void release_input(std::uint64_t lease);
+  // A copy in host memory of what an input on a device holds, made by the server: a lease of its
+  // own. Waits for it; without the GIL.
+  Result<InputMemory> read_device(const InputMemory& input);
   void take_releases(GivenBack& out) { channel_->take_releases(out); }
   const std::string& instance() const noexcept { return instance_; }
   // Whether the server said that nobody waits for this request any more. From any thread.
@@ -107,6 +69,8 @@ class StubLink {
  private:
   explicit StubLink(UniqueFd fd) : socket_(std::move(fd)) {}
   Result<void> start(const Interpreter& interpreter);
+  void make_channel(std::shared_ptr<Segment> ring, std::size_t capacity);
+  void make_devices();
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
   // Drops idle segments and tells the server so. The waiting thread's.
   void trim();
@@ -114,8 +78,13 @@ class StubLink {
   Result<void> on_message(const Received& message);
   Result<void> on_execute(const protocol::Execute& message);
   Result<void> on_releases(std::span<const protocol::LeaseRelease> releases);
+  void on_cancel(std::uint64_t request);
   void serve_control();
   Result<void> on_control(ControlMessage message, Scratch& scratch);
+  Result<void> on_memory(ControlMessage& message, Scratch& scratch);
+  Result<void> on_segment(const protocol::Segment& segment, UniqueFd fd);
+  Result<void> on_device_segment(const protocol::DeviceSegment& segment, UniqueFd fd);
+  void push(Command command);
 
   ControlSocket socket_;
   std::string instance_;
@@ -123,6 +92,8 @@ class StubLink {
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<LeaseBook> lent_;
   std::unique_ptr<Channel> channel_;
+  std::unique_ptr<Devices> devices_;
+  Replies replies_;
   std::thread control_;
   std::thread background_;
 
@@ -132,8 +103,6 @@ class StubLink {
   bool trim_wanted_ = false;
   Completion arrived_;
   std::condition_variable segments_changed_;
-  std::uint64_t next_request_ = 1;
-  std::unordered_map<std::uint64_t, Result<std::shared_ptr<Segment>>> granted_;
   std::mutex lent_mutex_;
 };
 

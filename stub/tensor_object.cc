@@ -3,9 +3,12 @@
 #include <cstddef>
 
 #include "byte_strings.h"
+#include "cuda_array_interface.h"
+#include "device_access.h"
 #include "dlpack_exchange.h"
 #include "numpy_api.h"
 #include "py_type.h"
+#include "stub_state.h"
 
 namespace tensorferry::stub {
 namespace {
@@ -48,6 +51,7 @@ void tensor_dealloc(PyObject* object) {
   Py_XDECREF(tensor->name);
   Py_XDECREF(tensor->array);
   Py_XDECREF(tensor->memory);
+  Py_XDECREF(tensor->host_copy);
   free_object(object);
 }
 
@@ -68,7 +72,9 @@ PyObject* tensor_triton_dtype(PyObject* self, PyObject*) {
   return PyLong_FromLong(triton_number(as_tensor(self)->dtype));
 }
 
-PyObject* tensor_is_cpu(PyObject*, PyObject*) { Py_RETURN_TRUE; }
+PyObject* tensor_is_cpu(PyObject* self, PyObject*) {
+  return PyBool_FromLong(!is_on_device(as_tensor(self)));
+}
 
 PyObject* tensor_as_numpy(PyObject* self, PyObject*) {
   PyObject* array = tensor_array(as_tensor(self));
@@ -90,7 +96,8 @@ PyMethodDef methods[] = {
     {"triton_dtype", tensor_triton_dtype, METH_NOARGS, "The TRITONSERVER_DataType number."},
     {"is_cpu", tensor_is_cpu, METH_NOARGS, "Whether its memory can be read by the CPU."},
     {"as_numpy", tensor_as_numpy, METH_NOARGS,
-     "The same array every time: of an input, a writable view of its own memory."},
+     "The same array every time: of an input, a writable view of its own memory; of a tensor on a "
+     "device, a copy."},
     {"to_dlpack", tensor_to_dlpack, METH_NOARGS, "A DLPack capsule over the same memory."},
     {"from_dlpack", tensor_from_dlpack, METH_VARARGS | METH_STATIC,
      "A tensor over another library's memory: a capsule, or an object with __dlpack__."},
@@ -99,6 +106,10 @@ PyMethodDef methods[] = {
      "The DLPack protocol; without max_version the unversioned form."},
     {"__dlpack_device__", tensor_dlpack_device, METH_NOARGS, "(device type, device id)"},
     {nullptr, nullptr, 0, nullptr}};
+
+PyGetSetDef attributes[] = {{"__cuda_array_interface__", cuda_array_interface, nullptr,
+                             "Its memory on a device, for Numba, CuPy and PyTorch.", nullptr},
+                            {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 constexpr int kReadOnlyMember = 1, kSsizeMember = 19;  // READONLY, T_PYSSIZET of structmember.h
 struct Member {
@@ -119,6 +130,7 @@ bool make_tensor_type(PyObject* module) {
                          {Py_tp_dealloc, reinterpret_cast<void*>(tensor_dealloc)},
                          {Py_tp_repr, reinterpret_cast<void*>(tensor_repr)},
                          {Py_tp_methods, methods},
+                         {Py_tp_getset, attributes},
                          {Py_tp_members, members},
                          {Py_tp_doc, const_cast<char*>("Tensor(name, numpy_array)")},
                          {0, nullptr}};
@@ -147,11 +159,22 @@ PyRef new_tensor(PyRef name, PyRef memory) {
 
 PyObject* tensor_array(TensorObject* tensor) {
   if (tensor->array) return tensor->array;
+  const bool on_device = is_on_device(tensor);
+  if (on_device && state().strict) {
+    raise_model_exception("Tensor is stored in GPU and cannot be converted to NumPy.");
+    return nullptr;
+  }
+  if (tensor->host_copy) return tensor->host_copy;
   if (tensor->dtype == kBfloat16) {
     raise_model_exception(
         "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() "
         "instead.");
     return nullptr;
+  }
+  if (on_device) {
+    PyRef copy = array_of_device(memory_of(tensor->memory));
+    if (!tensor->host_copy) tensor->host_copy = copy.release();  // another thread may have been here
+    return tensor->host_copy;
   }
   PyRef array = tensor->dtype.is_bytes() ? decode_byte_strings(memory_of(tensor->memory))
                                          : array_over_memory(tensor->memory);

@@ -13,6 +13,7 @@ struct TensorObject {
   PyObject_HEAD PyObject* name;  // str
   PyObject* array;               // what as_numpy() gives, once there is one
   PyObject* memory;              // Memory, until there is an array that keeps it
+  PyObject* host_copy;           // on a device, whose memory stays: what as_numpy() gives
   PyObject* weak_references;
   DType dtype;
 };

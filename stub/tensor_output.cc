@@ -3,6 +3,7 @@
 #include <tensorferry/transport/copy.h>
 
 #include "byte_strings.h"
+#include "device_access.h"
 #include "numpy_api.h"
 
 namespace tensorferry::stub {
@@ -33,9 +34,28 @@ Result<std::size_t> plan_strided(OutputPlan& plan, const numpy::Array& array, st
   return room->place;
 }
 
+// The server has offered nothing there: the tensor arrives on the CPU.
+std::optional<Result<std::size_t>> plan_on_host(OutputPlan& plan, Memory& memory) {
+  auto room = plan.reserve(memory.bytes);
+  if (!room) return std::unexpected(room.error());
+  if (memory.bytes != 0 && !copy_to_host(room->bytes.data(), memory)) return std::nullopt;
+  return room->place;
+}
+
+std::optional<Result<std::size_t>> plan_device(OutputPlan& plan, Memory& memory) {
+  if (memory.device->local && !memory.device->lane) return plan_on_host(plan, memory);
+  DeviceOutput output;
+  output.range = range_of(memory);
+  output.use = memory.device;
+  output.input = memory.input ? &*memory.input : nullptr;
+  output.kept = memory.foreign;
+  return plan.add(std::move(output));
+}
+
 }  // namespace
 
 std::optional<Result<std::size_t>> plan_output(OutputPlan& plan, TensorObject* tensor) {
+  if (is_on_device(tensor)) return plan_device(plan, memory_of(tensor->memory));
   if (!tensor->array) {
     const Memory& memory = memory_of(tensor->memory);
     return plan.add(memory.data, memory.bytes);

@@ -77,6 +77,8 @@ class _Stub:
         self.import_model(path)
         arguments = json.loads(args)
         config = json.loads(arguments["model_config"])
+        if config.get("parameters", {}).get("TENSORFERRY_STRICT", {}).get("string_value", "0") == "1":
+            _ferry_stub.be_strict()
         self.decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
         self.model = self.model_class()()
         if hasattr(self.model, "initialize"):

@@ -227,8 +227,23 @@ _NUMBERS = {
 }
 
 
-def empty(shape, dtype):
-    """An uninitialised array in shared memory (an extension): returned as an output it crosses without a copy."""
+def _ordinal(device):
+    """Of "cuda" or "cuda:N"; None for the CPU."""
+    name = str(device)
+    if name == "cpu":
+        return None
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or (colon and not number.isdigit()):
+        raise ValueError("pb_utils.empty(): device %r is neither \"cpu\" nor \"cuda:N\"" % name)
+    return int(number or 0)
+
+
+def empty(shape, dtype, device="cpu"):
+    """An uninitialised array in shared memory (an extension): returned as an output it crosses without a copy.
+
+    On a device it is a Tensor without a name: a library takes its memory by `from_dlpack` or the CUDA array interface, and
+    `Tensor.from_dlpack(name, what_it_took)` names it as an output.
+    """
     import numpy as np
 
     dtype = np.dtype(dtype)
@@ -236,6 +251,9 @@ def empty(shape, dtype):
     if number is None or not dtype.isnative:
         raise TypeError("pb_utils.empty(): dtype %s has no fixed size that crosses" % dtype)
     dims = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    ordinal = _ordinal(device)
+    if ordinal is not None:
+        return _ferry_stub.empty_on_device(dims, number, ordinal)
     array = _ferry_stub.empty(dims, number)
     return np.empty(dims, dtype) if array is None else array
 
@@ -245,8 +263,12 @@ def give(array):
 
     An array of `empty`, or one that NumPy made in `execute`, then crosses without a copy although the model still holds it:
     once, it is another's from then on. Only `array` itself is given, of a larger one no more than that part. Any other, an
-    input among them, is copied as always while the model holds it.
+    input among them, is copied as always while the model holds it. A device's memory is given as the Tensor of `empty`, or as
+    an object with the CUDA array interface.
     """
+    if isinstance(array, Tensor) or hasattr(array, "__cuda_array_interface__"):
+        _ferry_stub.give_on_device(array)
+        return array
     _ferry_stub.give(array)
     array.flags.writeable = False
     return array
