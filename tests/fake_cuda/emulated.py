@@ -7,7 +7,7 @@ what a test made is dropped when it returns. Run as a script it is that process,
 from __future__ import annotations
 
 import gc
-import importlib.util
+import importlib
 import os
 import pickle
 import subprocess
@@ -90,12 +90,7 @@ def outcome_of(function: Any, arguments: dict[str, Any]) -> tuple[str, str]:
 
 
 def serve(file: str, requests: BinaryIO, answers: BinaryIO) -> None:
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where the processes that a test spawns look for its functions
-    spec.loader.exec_module(module)
+    module = importlib.import_module(Path(file).stem)  # by that name the processes that a test spawns find its functions
     while True:
         try:
             function, arguments = pickle.load(requests)
