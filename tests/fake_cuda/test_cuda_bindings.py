@@ -32,7 +32,7 @@ def test_the_driver_has_a_version_and_devices_before_any_context() -> None:
     assert done(driver.cuDriverGetVersion()) >= 11040
     done(driver.cuInit(0))
     assert done(driver.cuDeviceGetCount()) >= 1
-    assert b"" != done(driver.cuDeviceGetName(64, 0)).rstrip(b"\0")
+    assert done(driver.cuDeviceGetName(64, 0)).rstrip(b"\0") != b""
 
 
 def test_errors_have_names_and_texts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,17 +110,16 @@ def test_an_array_interface_is_viewed_without_a_copy() -> None:
     buffer = filled(gpu, stream, 5)
     stream.sync()
 
-    class Exporter:
-        __cuda_array_interface__ = {
-            "version": 3,
-            "shape": (BYTES // 4,),
-            "typestr": "<f4",
-            "data": (int(buffer.handle), False),
-            "strides": None,
-            "stream": 1,
-        }
-
-    view = core.utils.StridedMemoryView.from_cuda_array_interface(Exporter(), stream_ptr=int(stream.handle))
+    interface = {
+        "version": 3,
+        "shape": (BYTES // 4,),
+        "typestr": "<f4",
+        "data": (int(buffer.handle), False),
+        "strides": None,
+        "stream": 1,
+    }
+    exporter = SimpleNamespace(__cuda_array_interface__=interface)
+    view = core.utils.StridedMemoryView.from_cuda_array_interface(exporter, stream_ptr=int(stream.handle))
     assert view.ptr == int(buffer.handle)
     assert view.dtype == np.float32
 

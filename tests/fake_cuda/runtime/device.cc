@@ -25,11 +25,6 @@ extern "C" {
 
 cudaError_t cudaDriverGetVersion(int* version) { return remember(cuDriverGetVersion(version)); }
 
-cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = FAKECUDA_RUNTIME_VERSION;
-  return cudaSuccess;
-}
-
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 0;
   cudaError_t error = without_context(cuDeviceGetCount, count);
