@@ -424,7 +424,7 @@ def verb_test(options: argparse.Namespace) -> int:
     """Everything that CI runs; --all adds what takes long, --with torch adds PyTorch"""
     report = Report()
     packages = {**APT_BUILD, **APT_TEST, **(APT_ALL if options.all else {})}
-    groups = ["build", "test", "lint", "bench", *options.extras]
+    groups = ["build", "test", "lint", "bench", "cuda", *options.extras]
     with report.part("set-up"):
         set_up(options, packages, groups)
     BUILD.mkdir(exist_ok=True)

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.emulated(devices=2)
 COUNT = 1000
 
 
+CURRENT_WORK_STREAM = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p))
+
+
 class ExchangeApi(ctypes.Structure):
     """DLPackExchangeAPI of DLPack 1.2."""
 
