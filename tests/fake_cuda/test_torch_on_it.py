@@ -156,3 +156,15 @@ def test_too_much_memory_is_torchs_own_out_of_memory_error() -> None:
 
 def test_no_stream_is_being_captured() -> None:
     assert not torch.cuda.is_current_stream_capturing()
+
+
+def test_a_captured_copy_runs_when_its_graph_is_replayed() -> None:
+    source, target = ramp().to("cuda"), torch.zeros(COUNT, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        assert torch.cuda.is_current_stream_capturing()
+        target.copy_(source)
+    assert not torch.cuda.is_current_stream_capturing()
+    assert torch.equal(target.cpu(), torch.zeros(COUNT))
+    graph.replay()
+    assert torch.equal(target.cpu(), ramp())

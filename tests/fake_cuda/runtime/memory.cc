@@ -41,7 +41,8 @@ CUresult describe(cudaPointerAttributes* out, const void* pointer) {
   std::array asked = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_IS_MANAGED,
                       CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, CU_POINTER_ATTRIBUTE_DEVICE_POINTER,
                       CU_POINTER_ATTRIBUTE_HOST_POINTER};
-  std::array<void*, asked.size()> answers = {&type, &managed, &device, &on_device, &on_host};
+  std::array<void*, asked.size()> answers = {&type, &managed, &device, &on_device,
+                                             static_cast<void*>(&on_host)};
   CUresult result =
       cuPointerGetAttributes(asked.size(), asked.data(), answers.data(), device_address(pointer));
   if (result != CUDA_SUCCESS) return result;
