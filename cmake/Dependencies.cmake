@@ -61,3 +61,23 @@ if(TENSORFERRY_NVTX_INCLUDE_DIR)
 else()
   message(STATUS "tensorferry: no nvtx3/nvToolsExt.h (CUDA toolkit, or pip install nvidia-nvtx): built without NVTX ranges")
 endif()
+
+# cuda.h, for the driver's types: from a CUDA toolkit, or from the wheel nvidia-cuda-runtime. Nothing of it is linked.
+# 12.8 is the first whose cuda.h names all that we call.
+find_path(
+  TENSORFERRY_CUDA_INCLUDE_DIR cuda.h
+  HINTS ENV CUDA_HOME ENV CUDA_PATH
+  PATHS /usr/local/cuda "${_cuda}"
+  PATH_SUFFIXES include ""
+  DOC "Folder that has cuda.h, 12.8 or later")
+mark_as_advanced(TENSORFERRY_CUDA_INCLUDE_DIR)
+if(TENSORFERRY_CUDA_INCLUDE_DIR)
+  file(STRINGS "${TENSORFERRY_CUDA_INCLUDE_DIR}/cuda.h" _cuda_version REGEX "^#define CUDA_VERSION [0-9]+$")
+  string(REGEX REPLACE "[^0-9]" "" _cuda_version "${_cuda_version}")
+endif()
+if(_cuda_version GREATER_EQUAL 12080)
+  add_library(tensorferry_cuda_headers INTERFACE)
+  target_include_directories(tensorferry_cuda_headers SYSTEM INTERFACE "${TENSORFERRY_CUDA_INCLUDE_DIR}")
+else()
+  message(STATUS "tensorferry: no cuda.h of 12.8 or later (CUDA toolkit, or pip install nvidia-cuda-runtime)")
+endif()

@@ -1,4 +1,4 @@
-# The interpreter that builds and, from its wheels, the headers of NumPy, DLPack and NVTX and pybind11. Sets
+# The interpreter that builds and, from its wheels, the headers of NumPy, DLPack, NVTX and CUDA and pybind11. Sets
 # TENSORFERRY_HAVE_PYTHON.
 include_guard(GLOBAL)
 
@@ -20,6 +20,7 @@ else()
   string(JSON _numpy GET "${_found}" numpy)
   string(JSON _dlpack GET "${_found}" dlpack)
   string(JSON _nvtx GET "${_found}" nvtx)
+  string(JSON _cuda GET "${_found}" cuda)
   string(JSON _pybind11 GET "${_found}" pybind11)
   string(JSON TENSORFERRY_PYTHON_FREE_THREADED GET "${_found}" free_threaded)
 

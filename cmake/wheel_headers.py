@@ -21,11 +21,11 @@ def folder_with(package: str, below: str, file: str) -> str:
     return str(folder / below) if found else ""
 
 
-def nvtx_folder() -> str:
-    """The wheel nvidia-nvtx lies in a folder of NVIDIA's that is named by CUDA's version."""
+def nvidia_folder(header: str) -> str:
+    """NVIDIA's wheels lie in a folder that is named by CUDA's version, or (CUDA 12) by the library."""
     nvidia = package_folder("nvidia")
-    found = sorted(nvidia.glob("*/include/nvtx3/nvToolsExt.h")) if nvidia else []
-    return str(found[-1].parent.parent) if found else ""
+    found = sorted(nvidia.glob(f"*/include/{header}")) if nvidia else []
+    return str(found[-1])[: -len(header) - 1] if found else ""
 
 
 print(
@@ -34,7 +34,8 @@ print(
             "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
             "numpy": folder_with("numpy", "_core/include", "numpy/arrayobject.h"),  # NumPy 2's place
             "dlpack": folder_with("tvm_ffi", "include", "dlpack/dlpack.h"),
-            "nvtx": nvtx_folder(),
+            "nvtx": nvidia_folder("nvtx3/nvToolsExt.h"),  # nvidia-nvtx
+            "cuda": nvidia_folder("cuda.h"),  # nvidia-cuda-runtime
             "pybind11": folder_with("pybind11", "share/cmake/pybind11", "pybind11Config.cmake"),
         }
     )
