@@ -10,6 +10,7 @@ import gc
 import importlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
@@ -41,6 +42,7 @@ class Emulated:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,
             )
 
     def call(self, function: str, arguments: dict[str, Any]) -> None:
@@ -53,6 +55,9 @@ class Emulated:
             outcome, text = pickle.load(self.process.stdout)
         except (EOFError, OSError):
             raise Failed(f"the emulated process ended with {self.process.wait()}\n{self.output()}") from None
+        except BaseException:  # the test's time is over
+            self.kill()
+            raise
         if outcome == "skipped":
             import pytest
 
@@ -63,6 +68,11 @@ class Emulated:
     def output(self) -> str:
         return self.log.read_bytes()[-SHOWN_BYTES:].decode(errors="replace")
 
+    def kill(self) -> None:
+        """With all that it started."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     def close(self) -> int:
         """Lets it end by itself, which is when leaks are reported. Returns its exit code."""
         assert self.process.stdin
@@ -71,8 +81,8 @@ class Emulated:
         try:
             code = self.process.wait(60)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
+            self.kill()
+            code = self.process.returncode
         self.process.stdout.close()
         return code
 
