@@ -77,16 +77,16 @@ def test_events_tell_elapsed_time() -> None:
     assert end - begin >= 0
 
 
-def test_buffers_are_copied_between_devices() -> None:
+def test_a_buffer_is_copied_to_a_device_that_its_pool_lets_in() -> None:
+    gpu = device(0)
+    stream = gpu.create_stream()
+    resource = core.DeviceMemoryResource(gpu, core.DeviceMemoryResourceOptions())
+    resource.peer_accessible_by = [1]
+    here = filled(gpu, stream, 3, resource)
+    stream.sync()
     other = device(1)
     there_stream = other.create_stream()
     there = other.allocate(BYTES, stream=there_stream)
-    there_stream.sync()
-    gpu = device(0)
-    stream = gpu.create_stream()
-    here = filled(gpu, stream, 3)
-    stream.sync()
-    other.set_current()
     there.copy_from(here, stream=there_stream)
     assert np.all(bytes_of(there, there_stream) == 3)
 

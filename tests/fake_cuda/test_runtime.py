@@ -26,6 +26,7 @@ class PointerAttributes(ctypes.Structure):
         ("device", ctypes.c_int),
         ("on_device", ctypes.c_void_p),
         ("on_host", ctypes.c_void_p),
+        ("beyond", ctypes.c_long * 8),  # CUDA 13's only
     ]
 
 
@@ -46,8 +47,9 @@ def current(cuda: ctypes.CDLL) -> int:
 
 
 def attributes(cuda: ctypes.CDLL, pointer: Any) -> PointerAttributes:
-    found = PointerAttributes()
+    found = PointerAttributes(beyond=(0x55,) * 8)
     assert cuda.cudaPointerGetAttributes(ctypes.byref(found), pointer) == 0
+    assert set(found.beyond) == {0x55}, "it wrote beyond what CUDA 12's struct has"
     return found
 
 

@@ -46,7 +46,7 @@ CUresult describe(cudaPointerAttributes* out, const void* pointer) {
   CUresult result =
       cuPointerGetAttributes(asked.size(), asked.data(), answers.data(), device_address(pointer));
   if (result != CUDA_SUCCESS) return result;
-  *out = {};
+  // Only these are written: CUDA 13's struct goes on, and a client of CUDA 12 has no room for more.
   out->type = memory_type(type, managed != 0);
   bool known = out->type != cudaMemoryTypeUnregistered;
   out->device = known ? device : cudaInvalidDeviceId;
@@ -101,7 +101,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
-  return without_context(describe, attributes, pointer);
+  return in_context(describe, attributes, pointer);
 }
 
 }  // extern "C"
