@@ -18,7 +18,7 @@ CUresult allocate(Call& call, void** pointer, std::uint64_t size, unsigned flags
   void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
   call.driver.host.add({reinterpret_cast<std::uintptr_t>(mapped), size, flags, false,
-                        call.context->handle, next_serial()});
+                        call.context->handle, next_serial(), make_shadow(size)});
   count(&fakecuda_counters::host_allocations);
   *pointer = mapped;
   return CUDA_SUCCESS;
@@ -36,7 +36,8 @@ CUresult register_range(Call& call, void* pointer, std::uint64_t size, unsigned 
   // Pinning takes the pages: what isn't mapped can't be pinned.
   if (::msync(reinterpret_cast<void*>(page), base + size - page, MS_ASYNC) != 0)
     return CUDA_ERROR_INVALID_VALUE;
-  if (!call.driver.host.add({base, size, flags, true, call.context->handle, next_serial()}))
+  if (!call.driver.host.add(
+          {base, size, flags, true, call.context->handle, next_serial(), make_shadow(size)}))
     return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
   count(&fakecuda_counters::host_registers);
   return CUDA_SUCCESS;
@@ -50,6 +51,15 @@ void remove(Driver& driver, const HostRange& range) {
 }
 
 }  // namespace
+
+std::shared_ptr<ShadowEntry> make_shadow(std::uint64_t size) {
+  const std::uint64_t bytes = shadow_bytes(size);
+  void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  return {static_cast<ShadowEntry*>(mapped),
+          [bytes](ShadowEntry* entries) { ::munmap(entries, bytes); }};
+}
 
 void free_host_memory_of(Driver& driver, CUcontext context) {
   std::vector<HostRange> ranges;

@@ -213,7 +213,9 @@ FAKECUDA_API cuMemAddressReserve(CUdeviceptr* pointer, size_t size, size_t align
       return CUDA_ERROR_INVALID_VALUE;
     *pointer =
         call.driver.space.take(size, std::max<std::uint64_t>(alignment, std::uint64_t{2} << 20));
-    return *pointer != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (*pointer == 0) return CUDA_ERROR_OUT_OF_MEMORY;
+    call.driver.space.note_reservation(true);
+    return CUDA_SUCCESS;
   });
 }
 
@@ -224,6 +226,7 @@ FAKECUDA_API cuMemAddressFree(CUdeviceptr pointer, size_t size) {
       return CUDA_ERROR_INVALID_VALUE;
     if (!call.driver.space.within(pointer, size).empty()) return CUDA_ERROR_INVALID_VALUE;
     call.driver.space.give_back(pointer);
+    call.driver.space.note_reservation(false);
     return CUDA_SUCCESS;
   });
 }
