@@ -18,8 +18,9 @@ struct HostRange {
   std::uint64_t base = 0;
   std::uint64_t size = 0;
   unsigned flags = 0;
-  bool is_registered = false;  // else allocated
-  CUcontext context = nullptr;
+  bool is_registered = false;   // else allocated
+  CUcontext context = nullptr;  // that it dies with; null: none
+  CUmemoryPool pool = nullptr;
   std::uint64_t buffer_id = 0;
   std::shared_ptr<ShadowEntry> shadow;  // of the checker; null: there was no memory for it
 };

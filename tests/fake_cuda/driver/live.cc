@@ -42,7 +42,7 @@ fakecuda_live live_of(const Driver& driver) {
   live.host_allocations = driver.host.ranges().size() - live.host_registrations;
   live.streams = driver.streams.size();
   live.events = driver.events.size();
-  std::size_t default_pools = 0;
+  std::size_t default_pools = driver.host_pool != nullptr ? 1 : 0;
   for (const auto& device : driver.devices) default_pools += device.pool != nullptr ? 1 : 0;
   live.pools = driver.pools.size() - default_pools;
   live.contexts = driver.contexts.size();

@@ -143,6 +143,10 @@ void wait_implicitly(Call& call) {
   wait_for_context(call.driver, call.lock, call.context);
 }
 
+void free_allocated(Driver& driver, CUdeviceptr pointer) {
+  if (const Mapping* mapping = driver.space.find(pointer)) release(driver, *mapping);
+}
+
 void free_memory_of(Driver& driver, CUcontext context) {
   std::vector<CUdeviceptr> bases;
   for (const auto& [base, mapping] : driver.space.mappings())

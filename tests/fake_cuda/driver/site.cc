@@ -4,7 +4,9 @@
 
 #include <dlfcn.h>
 #include <execinfo.h>
+#include <link.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -15,23 +17,39 @@
 namespace fakecuda {
 namespace {
 
-const void* own_base() {
-  static const void* base = [] {
-    Dl_info info{};
-    ::dladdr(reinterpret_cast<const void*>(&site_text), &info);
-    return static_cast<const void*>(info.dli_fbase);
-  }();
-  return base;
+struct Range {
+  std::uintptr_t begin = 0, end = 0;
+};
+
+// Where this library lies.
+Range own_range() {
+  Range range;
+  ::dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        const auto own = reinterpret_cast<std::uintptr_t>(&site_text);
+        Range found{info->dlpi_addr, info->dlpi_addr};
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto& segment = info->dlpi_phdr[i];
+          if (segment.p_type == PT_LOAD)
+            found.end = std::max<std::uintptr_t>(
+                found.end, info->dlpi_addr + segment.p_vaddr + segment.p_memsz);
+        }
+        if (own < found.begin || own >= found.end) return 0;
+        *static_cast<Range*>(data) = found;
+        return 1;
+      },
+      &range);
+  return range;
 }
 
 // The first caller that isn't the emulator itself.
 const void* caller() {
+  static const Range own = own_range();
   std::array<void*, 24> frames{};
   const int depth = ::backtrace(frames.data(), static_cast<int>(frames.size()));
   for (int i = 0; i < depth; ++i) {
-    Dl_info info{};
-    if (::dladdr(frames[static_cast<std::size_t>(i)], &info) != 0 && info.dli_fbase != own_base())
-      return frames[static_cast<std::size_t>(i)];
+    const auto address = reinterpret_cast<std::uintptr_t>(frames[static_cast<std::size_t>(i)]);
+    if (address < own.begin || address >= own.end) return frames[static_cast<std::size_t>(i)];
   }
   return nullptr;
 }

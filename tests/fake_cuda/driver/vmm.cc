@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <bit>
 #include <string>
 
 namespace fakecuda {
@@ -208,7 +210,7 @@ FAKECUDA_API cuMemImportFromShareableHandle(Handle* handle, void* source,
 FAKECUDA_API cuMemAddressReserve(CUdeviceptr* pointer, size_t size, size_t alignment, CUdeviceptr,
                                  unsigned long long flags) {
   return api(__func__, Need::Init, [&](Call& call) {
-    const bool power = (alignment & (alignment - 1)) == 0;
+    const bool power = alignment == 0 || std::has_single_bit(alignment);
     if (pointer == nullptr || size == 0 || size % 65536 != 0 || !power || flags != 0)
       return CUDA_ERROR_INVALID_VALUE;
     *pointer =
