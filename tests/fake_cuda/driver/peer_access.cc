@@ -1,4 +1,5 @@
-// Which contexts may reach into which others' memory by a kernel's loads and stores. Copies need no such leave.
+// Which contexts may reach into which others' memory by a kernel's loads and stores. Copies need no
+// such leave.
 #include "api.h"
 
 #include <set>
