@@ -20,11 +20,13 @@ Buffer Buffer::ordinary(std::size_t bytes) {
   return buffer;
 }
 
-Buffer Buffer::shared(std::byte* data, std::size_t bytes, std::shared_ptr<BufferHolder> holder) {
+Buffer Buffer::shared(std::byte* data, std::size_t bytes, std::shared_ptr<BufferHolder> holder,
+                      Device device) {
   Buffer buffer;
   buffer.external_ = data;
   buffer.size_ = bytes;
   buffer.holder_ = std::move(holder);
+  buffer.device_ = device;
   return buffer;
 }
 

@@ -18,7 +18,8 @@ using Severity = Diagnostic::Severity;
 constexpr std::int64_t kMaxInstances = 1024;  // processes of one model
 constexpr std::string_view kOurs = "TENSORFERRY_";
 constexpr std::string_view kOurParameters[] = {
-    "TENSORFERRY_PYTHON", "TENSORFERRY_EXECUTE_TIMEOUT_S", "TENSORFERRY_SLOW_EXECUTE_S"};
+    "TENSORFERRY_PYTHON", "TENSORFERRY_EXECUTE_TIMEOUT_S", "TENSORFERRY_SLOW_EXECUTE_S",
+    "TENSORFERRY_GPU_POOL_BYTE_SIZE", "TENSORFERRY_STRICT"};
 
 // What holds for a use: its own decision, else the nearest parent's.
 const Field& decider(const FieldUse& use) {
@@ -229,6 +230,7 @@ class Interpreter {
                         "': it must be \"yes\" or \"no\"");
       }
       if (key.ends_with("_TIMEOUT_S") || key.ends_with("_EXECUTE_S")) seconds(path, key, text);
+      if (key == "TENSORFERRY_GPU_POOL_BYTE_SIZE") byte_size(path, key, text);
       if (key.starts_with(kOurs) &&
           std::ranges::find(kOurParameters, key) == std::end(kOurParameters)) {
         warning(path, "parameter " + key + " is unknown and has no effect");
@@ -247,6 +249,13 @@ class Interpreter {
       error(path, "parameter " + key + " is '" + text +
                       "': it must be a number of seconds, 0 for no limit");
     }
+  }
+
+  void byte_size(const std::string& path, const std::string& key, const std::string& text) {
+    std::size_t value = 0;
+    auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (code != std::errc() || end != text.data() + text.size() || value == 0)
+      error(path, "parameter " + key + " is '" + text + "': it must be a number of bytes");
   }
 
   void version_policy() {

@@ -2,11 +2,19 @@
 
 #include <algorithm>
 
+#include "device_hold.h"
+
 namespace tensorferry::server {
 
 HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options,
                      std::shared_ptr<IdleWatch> watch)
-    : authority_(std::move(authority)),
+    : HostArena([authority](std::size_t bytes) { return authority->create(bytes); }, {}, options,
+                std::move(watch)) {}
+
+HostArena::HostArena(SegmentMaker make, Device device, ArenaOptions options,
+                     std::shared_ptr<IdleWatch> watch)
+    : make_(std::move(make)),
+      device_(device),
       watch_(std::move(watch)),
       arena_(
           options, [this](std::size_t bytes) { return grow(bytes); },
@@ -18,11 +26,11 @@ HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions o
       fork_registration_(register_fork_participant(*this)) {}
 
 Result<std::shared_ptr<Segment>> HostArena::grow(std::size_t bytes) {
-  auto segment = authority_->create(bytes);
+  auto segment = make_(bytes);
   if (!segment) return segment;
   std::scoped_lock lock(mutex_);
   announced_.push_back(*segment);
-  for (Subscriber* subscriber : subscribers_) subscriber->on_segment(**segment);
+  for (Subscriber* subscriber : subscribers_) subscriber->on_segment(*this, **segment);
   return segment;
 }
 
@@ -31,17 +39,18 @@ Result<Buffer> HostArena::allocate(std::size_t bytes) {
   if (!block) return std::unexpected(block.error());
   use();
   return Buffer::shared(block->data, bytes,
-                        std::make_shared<HostBlock>(shared_from_this(), block->id));
+                        std::make_shared<HostBlock>(shared_from_this(), block->id), device_);
 }
 
 Buffer HostArena::hold(BlockId block, std::byte* data, std::size_t bytes) {
   expects(arena_.add_holder(block), "a live block is held once more");
-  return Buffer::shared(data, bytes, std::make_shared<HostBlock>(shared_from_this(), block));
+  return Buffer::shared(data, bytes, std::make_shared<HostBlock>(shared_from_this(), block),
+                        device_);
 }
 
 void HostArena::subscribe(Subscriber& subscriber) {
   std::scoped_lock lock(mutex_);
-  for (const auto& segment : announced_) subscriber.on_segment(*segment);
+  for (const auto& segment : announced_) subscriber.on_segment(*this, *segment);
   subscribers_.push_back(&subscriber);
 }
 
@@ -51,7 +60,9 @@ void HostArena::unsubscribe(Subscriber& subscriber) {
 }
 
 const HostBlock* HostBlock::of(const Buffer& buffer, const HostArena& arena) noexcept {
-  const auto* block = dynamic_cast<const HostBlock*>(buffer.holder().get());
+  const auto* hold = DeviceHold::of(buffer);
+  const auto* block =
+      dynamic_cast<const HostBlock*>(hold ? hold->memory().get() : buffer.holder().get());
   return block && block->arena_.get() == &arena ? block : nullptr;
 }
 

@@ -1,5 +1,5 @@
-// The arena of one model in the server: what callers fill and give, mapped by every stub of that
-// model and by no other.
+// An arena of one model in the server: what callers fill and give, mapped by every stub of that
+// model and by no other. One in shared memory, and one on each GPU that is used (gpu_arenas.h).
 #pragma once
 
 #include <tensorferry/server/buffer.h>
@@ -27,12 +27,18 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
   class Subscriber {
    public:
     virtual ~Subscriber() = default;
-    virtual void on_segment(const Segment& segment) = 0;
+    virtual void on_segment(const HostArena& arena, const Segment& segment) = 0;
     virtual void on_segment_dropped(SegmentId id) = 0;
   };
+  using SegmentMaker = Arena::SegmentSource;
 
   HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options,
             std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>());
+  // Of memory that `make` provides, on that device.
+  HostArena(SegmentMaker make, Device device, ArenaOptions options,
+            std::shared_ptr<IdleWatch> watch);
+
+  const Device& device() const noexcept { return device_; }
 
   // A block with one holder, which the Buffer is.
   Result<Buffer> allocate(std::size_t bytes);
@@ -55,11 +61,15 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
  private:
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
   void before_fork() noexcept override { arena_.lock_for_fork(); }
-  void collect(std::vector<Mapping>& mappings) override { collect_arena(arena_, mappings); }
+  // A GPU's memory can't be had twice, and is refused in a child.
+  void collect(std::vector<Mapping>& mappings) override {
+    if (device_.kind == DeviceKind::Cpu) collect_arena(arena_, mappings);
+  }
   void after_fork_parent() noexcept override { arena_.unlock_after_fork(); }
   void after_fork_child() noexcept override { arena_.unlock_after_fork(); }
 
-  std::shared_ptr<SegmentAuthority> authority_;
+  const SegmentMaker make_;
+  const Device device_;
   const std::shared_ptr<IdleWatch> watch_;
   std::atomic<std::uint64_t> uses_{0};
   std::mutex mutex_;  // guards subscribers_ and announced_

@@ -1,3 +1,4 @@
+#include <tensorferry/cuda/pointer_info.h>
 #include <tensorferry/server/model.h>
 
 #include "call_state.h"
@@ -37,6 +38,25 @@ bool Model::ready() const noexcept { return slot_->state()->ready(); }
 ModelStatistics Model::statistics() const { return slot_->state()->statistics(); }
 
 Result<Buffer> Model::allocate(std::size_t bytes) { return slot_->state()->allocate(bytes); }
+
+Result<Buffer> Model::allocate(std::size_t bytes, const Device& device) {
+  return slot_->state()->allocate(bytes, device);
+}
+Result<Buffer> Model::copy_in(const Buffer& on_device) {
+  return slot_->state()->copy_in(on_device);
+}
+Result<int> Model::device_of(std::uintptr_t address) const {
+  auto info = cuda::classify(address);
+  if (!info) return std::unexpected(info.error());
+  if (info->kind == cuda::MemoryKind::Host || info->ordinal < 0)
+    return failure(ErrorCode::InvalidArgument, "the address is in no device's memory");
+  return info->ordinal;
+}
+Result<std::uintptr_t> Model::device_stream(int device) {
+  return slot_->state()->device_stream(device);
+}
+Result<void> Model::finish_copies(int device) { return slot_->state()->finish_copies(device); }
+Result<Buffer> Model::copy_in(const DeviceSource& source) { return slot_->state()->copy_in(source); }
 
 Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
   auto buffer = allocate(bytes.size());

@@ -28,11 +28,11 @@ std::size_t pss_bytes(pid_t pid) {
 }  // namespace
 
 ModelInstance::ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments,
-                             std::shared_ptr<HostArena> host, InstanceEvents& events,
+                             ModelMemory memory, InstanceEvents& events,
                              std::shared_ptr<Logger> logger, LinkChanged link_changed)
     : spec_(std::move(spec)),
       segments_(std::move(segments)),
-      host_(std::move(host)),
+      memory_(std::move(memory)),
       events_(events),
       logger_(std::move(logger)),
       link_changed_(std::move(link_changed)),
@@ -123,7 +123,7 @@ Result<void> ModelInstance::load(StubSession& session) {
 
 bool ModelInstance::live_once() {
   auto session = StubSession::start(
-      spec_.command, spec_.link, segments_, host_, events_, logger_, stop_.get(),
+      spec_.command, spec_.link, segments_, memory_, events_, logger_, stop_.get(),
       spec_.load_timeout.count() > 0 ? spec_.load_timeout : StubSession::kHelloPatience);
   Result<void> loaded;
   if (session) {

@@ -41,7 +41,7 @@ class ModelInstance {
   using LinkChanged = std::function<void(std::shared_ptr<StubLink>)>;
 
   ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments,
-                std::shared_ptr<HostArena> host, InstanceEvents& events,
+                ModelMemory memory, InstanceEvents& events,
                 std::shared_ptr<Logger> logger, LinkChanged link_changed);
   ~ModelInstance();  // stop() and join()
   ModelInstance(const ModelInstance&) = delete;
@@ -75,7 +75,7 @@ class ModelInstance {
 
   InstanceSpec spec_;
   const std::shared_ptr<SegmentAuthority> segments_;
-  const std::shared_ptr<HostArena> host_;
+  const ModelMemory memory_;
   InstanceEvents& events_;
   const std::shared_ptr<Logger> logger_;
   const LinkChanged link_changed_;

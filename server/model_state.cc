@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "device_copies.h"
+#include "device_hold.h"
 #include "execution_env.h"
 #include "memory_options.h"
 
@@ -35,6 +37,11 @@ SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_qu
   return options;
 }
 
+bool inputs_go_to_the_cpu(const ModelConfig& config) {
+  auto it = config.parameters.find("FORCE_CPU_ONLY_INPUT_TENSORS");
+  return it == config.parameters.end() || it->second != "no";
+}
+
 // "TENSORFERRY_EXECUTE_TIMEOUT_S" and the like: seconds, with fractions.
 std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std::string& key) {
   auto it = config.parameters.find(key);
@@ -46,19 +53,20 @@ std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std
 }  // namespace
 
 ModelState::ModelState(ModelSource source, const ServerOptions& options,
-                       std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger,
-                       std::shared_ptr<IdleWatch> watch)
+                       const ServerParts& parts)
     : source_(std::move(source)),
       options_(options),
-      segments_(std::move(segments)),
-      logger_(std::move(logger)),
-      host_(std::make_shared<HostArena>(segments_, arena_options(options), std::move(watch))) {}
+      segments_(parts.segments),
+      logger_(parts.logger),
+      host_(std::make_shared<HostArena>(segments_, arena_options(options), parts.watch)),
+      gpus_(std::make_shared<GpuArenas>(parts.gpus, segments_, gpu_arena_options(source_.config),
+                                        parts.watch)),
+      cpu_inputs_(inputs_go_to_the_cpu(source_.config)) {}
 
 Result<std::shared_ptr<ModelState>> ModelState::load(
-    ModelSource source, const ServerOptions& options, std::shared_ptr<SegmentAuthority> segments,
-    std::shared_ptr<Logger> logger, std::shared_ptr<IdleWatch> watch, const std::stop_token& stop) {
-  std::shared_ptr<ModelState> state(new ModelState(std::move(source), options, std::move(segments),
-                                                   std::move(logger), std::move(watch)));
+    ModelSource source, const ServerOptions& options, const ServerParts& parts,
+    const std::stop_token& stop) {
+  std::shared_ptr<ModelState> state(new ModelState(std::move(source), options, parts));
   Result<void> started;
   try {
     std::stop_callback on_stop(stop, [&state] { state->stop_loading(); });
@@ -128,7 +136,7 @@ Result<void> ModelState::add_instance(InstanceSpec spec) {
   std::scoped_lock lock(loading_mutex_);
   if (loading_stopped_) return failure(ErrorCode::Cancelled, "told to stop while it was loaded");
   instances_.push_back(
-      std::make_unique<ModelInstance>(std::move(spec), segments_, host_, *this, logger_,
+      std::make_unique<ModelInstance>(std::move(spec), segments_, ModelMemory{host_, gpus_}, *this, logger_,
                                       [this, index](std::shared_ptr<StubLink> link) {
                                         scheduler_->set_link(index, std::move(link));
                                       }));
@@ -224,6 +232,104 @@ Result<Buffer> ModelState::allocate(std::size_t bytes) {
   return buffer;
 }
 
+// A page at least, so that what is handed out is aligned for whatever the framework does with it.
+Result<Buffer> ModelState::allocate(std::size_t bytes, const Device& device) {
+  if (device.kind != DeviceKind::Cuda) return allocate(bytes);
+  if (auto here = home_.check(source_.name); !here) return std::unexpected(here.error());
+  auto arena = gpus_->open(device.id);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  if (bytes == 0) return Buffer::shared(nullptr, 0, nullptr, device);
+  auto buffer = arena->blocks->allocate(std::max(bytes, protocol::kInlineBelowBytes));
+  if (!buffer) return std::unexpected(in_model(buffer.error()));
+  return DeviceHold::wrap(arena->gpu, *buffer, bytes);
+}
+
+Error ModelState::in_model(Error error) const {
+  error.context.model = source_.name;
+  return error;
+}
+
+Result<std::uintptr_t> ModelState::device_stream(int device) {
+  auto arena = gpus_->open(device);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  return reinterpret_cast<std::uintptr_t>(arena->gpu->stream());
+}
+
+Result<void> ModelState::finish_copies(int device) {
+  auto arena = gpus_->open(device);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  return arena->gpu->wait(cuda::WaitReason::NoStream);
+}
+
+Result<Buffer> ModelState::copy_in(const DeviceSource& source) {
+  auto buffer = allocate(source.bytes, {DeviceKind::Cuda, source.device});
+  if (!buffer || source.bytes == 0) return buffer;
+  auto arena = gpus_->open(source.device);
+  if (!arena) return std::unexpected(arena.error());
+  if (auto copied = copy_on_device(*arena->gpu, *buffer, source); !copied)
+    return std::unexpected(in_model(copied.error()));
+  return buffer;
+}
+
+// What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
+Result<void> ModelState::place(Tensor& input) {
+  if (DeviceHold* hold = DeviceHold::of(input.data)) {
+    if (auto followed = hold->follow_users(); !followed)
+      return std::unexpected(in_model(followed.error()));
+  }
+  if (!input.data.is_cpu()) return cpu_inputs_ ? place_on_host(input) : place_on_device(input);
+  if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
+    return {};
+  auto copy = allocate(input.data.size());
+  if (!copy) return std::unexpected(copy.error());
+  copy_payload(copy->bytes().data(), input.data.bytes().data(), input.data.size());
+  input.data = std::move(*copy);
+  return {};
+}
+
+Result<void> ModelState::place_on_device(Tensor& input) {
+  auto arena = gpus_->open(input.data.device().id);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  if (input.data.size() == 0 || HostBlock::of(input.data, *arena->blocks)) return {};
+  auto copy = copy_in(input.data);
+  if (!copy) return std::unexpected(copy.error());
+  input.data = std::move(*copy);
+  return {};
+}
+
+// Complete, since answers are; after what its holders have put on streams since.
+Result<Buffer> ModelState::copy_in(const Buffer& on_device) {
+  DeviceHold* hold = DeviceHold::of(on_device);
+  if (hold) {
+    if (auto followed = hold->follow_users(); !followed)
+      return std::unexpected(in_model(followed.error()));
+  }
+  DeviceSource source;
+  source.device = on_device.device().id;
+  source.address = on_device.bytes().data();
+  source.bytes = on_device.size();
+  source.keeper = on_device.holder();
+  return copy_in(source);
+}
+
+// FORCE_CPU_ONLY_INPUT_TENSORS, which is "yes" unless the config says otherwise.
+Result<void> ModelState::place_on_host(Tensor& input) {
+  std::call_once(said_where_inputs_go_, [&] {
+    logger_->info(source_.name,
+                  "a caller's device tensor is copied to CPU memory, as in Triton: parameters { key: "
+                  "\"FORCE_CPU_ONLY_INPUT_TENSORS\" value: { string_value: \"no\" } } in "
+                  "config.pbtxt leaves it on its device");
+  });
+  auto arena = gpus_->open(input.data.device().id);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  auto copy = allocate(input.data.size());
+  if (!copy) return std::unexpected(copy.error());
+  if (auto copied = copy_to_host(*arena->gpu, *copy, input.data); !copied)
+    return std::unexpected(in_model(copied.error()));
+  input.data = std::move(*copy);
+  return {};
+}
+
 std::shared_ptr<CallState> ModelState::take_call() {
   std::scoped_lock lock(pool_mutex_);
   if (pool_.empty()) return std::make_shared<CallState>();
@@ -248,14 +354,7 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
   for (Tensor& input : request.inputs) {
-    // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted
-    // copy.
-    if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
-      continue;
-    auto copy = allocate(input.data.size());
-    if (!copy) return std::unexpected(copy.error());
-    copy_payload(copy->bytes().data(), input.data.bytes().data(), input.data.size());
-    input.data = std::move(*copy);
+    if (auto placed = place(input); !placed) return std::unexpected(placed.error());
   }
   std::shared_ptr<CallState> call = take_call();
   call->prepare(scheduler_, std::move(request), std::move(on_done), deadline);

@@ -28,14 +28,20 @@ struct ModelSource {
   ModelConfig config;  // as written; auto_complete_config may add to it
 };
 
+// What all models of a server share.
+struct ServerParts {
+  std::shared_ptr<SegmentAuthority> segments = std::make_shared<SegmentAuthority>();
+  std::shared_ptr<Gpus> gpus = std::make_shared<Gpus>();
+  std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>();
+  std::shared_ptr<Logger> logger;
+};
+
 class ModelState final : public InstanceEvents, public std::enable_shared_from_this<ModelState> {
  public:
   // Starts the stubs and waits until all instances are initialised, or `stop` is requested (an
   // error then). Blocks; run several in parallel.
   static Result<std::shared_ptr<ModelState>> load(ModelSource source, const ServerOptions& options,
-                                                  std::shared_ptr<SegmentAuthority> segments,
-                                                  std::shared_ptr<Logger> logger,
-                                                  std::shared_ptr<IdleWatch> watch,
+                                                  const ServerParts& parts,
                                                   const std::stop_token& stop = {});
   ~ModelState() override;
 
@@ -49,6 +55,11 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
                                             const Deadline& deadline);
   void recycle(std::shared_ptr<CallState> call);
   Result<Buffer> allocate(std::size_t bytes);
+  Result<Buffer> allocate(std::size_t bytes, const Device& device);
+  Result<Buffer> copy_in(const DeviceSource& source);
+  Result<Buffer> copy_in(const Buffer& on_device);
+  Result<std::uintptr_t> device_stream(int device);
+  Result<void> finish_copies(int device);
 
   const std::string& name() const noexcept { return source_.name; }
   std::int64_t version() const noexcept { return source_.version; }
@@ -73,9 +84,7 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   }
 
  private:
-  ModelState(ModelSource source, const ServerOptions& options,
-             std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<Logger> logger,
-             std::shared_ptr<IdleWatch> watch);
+  ModelState(ModelSource source, const ServerOptions& options, const ServerParts& parts);
   struct Placement {  // one instance that the config asks for
     std::string name;
     std::string kind;
@@ -91,12 +100,20 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   Result<void> check(const Request& request, std::int64_t& batch) const;
   Result<void> check_sizes(const Request& request) const;
   std::shared_ptr<CallState> take_call();
+  // Moves what lies elsewhere to where this model's stubs find it: by one counted copy.
+  Result<void> place(Tensor& input);
+  Error in_model(Error error) const;
+  Result<void> place_on_device(Tensor& input);
+  Result<void> place_on_host(Tensor& input);
 
   ModelSource source_;
   const ServerOptions options_;
   const std::shared_ptr<SegmentAuthority> segments_;
   const std::shared_ptr<Logger> logger_;
   const std::shared_ptr<HostArena> host_;
+  const std::shared_ptr<GpuArenas> gpus_;
+  const bool cpu_inputs_;
+  std::once_flag said_where_inputs_go_;
   std::shared_ptr<Scheduler> scheduler_;
   std::mutex loading_mutex_;                               // while it loads: guards what follows
   std::vector<std::unique_ptr<ModelInstance>> instances_;  // constant once loaded

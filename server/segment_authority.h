@@ -11,8 +11,10 @@ namespace tensorferry::server {
 class SegmentAuthority {
  public:
   Result<std::shared_ptr<Segment>> create(std::size_t bytes) {
-    return Segment::create(next_.fetch_add(1, std::memory_order_relaxed), bytes);
+    return Segment::create(issue(), bytes);
   }
+  // The id of a segment that is made elsewhere.
+  SegmentId issue() noexcept { return next_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
   std::atomic<SegmentId> next_{1};

@@ -30,13 +30,11 @@ Error shut_down() { return {ErrorCode::Closed, "the server was shut down", {}}; 
 struct Server::Impl {
   std::filesystem::path repository;
   ServerOptions options;
-  std::shared_ptr<SegmentAuthority> segments = std::make_shared<SegmentAuthority>();
-  std::shared_ptr<Logger> logger;
+  ServerParts parts;
   const Home home;
 
   std::shared_mutex changing;  // shared by what loads or unloads, shutdown()'s alone
   std::stop_source stop_loading;
-  std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>();
   std::thread trimmer;
 
   mutable std::shared_mutex mutex;  // guards what follows
@@ -62,13 +60,13 @@ struct Server::Impl {
   Result<std::shared_ptr<ModelState>> load(const std::string& name, const std::stop_token& stop) {
     auto source = find_model(repository, name);
     if (!source) return std::unexpected(source.error());
-    for (const std::string& warning : source->warnings) logger->warning(name, warning);
+    for (const std::string& warning : source->warnings) parts.logger->warning(name, warning);
     std::stop_source either;
     auto stop_it = [&either] { either.request_stop(); };
     std::stop_callback by_caller(stop, stop_it), by_shutdown(stop_loading.get_token(), stop_it);
     return ModelState::load({source->config.name, source->directory, source->model_file,
                              source->version, source->config},
-                            options, segments, logger, watch, either.get_token());
+                            options, parts, either.get_token());
   }
 
   Result<void> load_all(const std::vector<std::string>& names) {
@@ -110,7 +108,7 @@ struct Server::Impl {
     auto nothing_happens = [this] {
       return std::ranges::all_of(all(), [](const auto& one) { return one->unused_since_trim(); });
     };
-    while (watch->wait(options.trim_after, nothing_happens)) {
+    while (parts.watch->wait(options.trim_after, nothing_happens)) {
       for (const auto& model : all()) model->trim_when_idle();
     }
   }
@@ -124,7 +122,7 @@ Result<std::unique_ptr<Server>> Server::start(const std::filesystem::path& repos
   auto impl = std::make_unique<Impl>();
   std::error_code error;
   impl->repository = std::filesystem::absolute(repository, error);
-  impl->logger = options.logger ? options.logger : stderr_logger();
+  impl->parts.logger = options.logger ? options.logger : stderr_logger();
   auto payload = find_payload(options.payload);
   if (!payload) return std::unexpected(payload.error());
   options.payload = std::move(*payload);
@@ -262,7 +260,7 @@ void Server::shutdown() {
     impl_->closed = true;
   }
   impl_->stop_loading.request_stop();
-  impl_->watch->stop();
+  impl_->parts.watch->stop();
   std::unique_lock alone(impl_->changing);
   if (impl_->trimmer.joinable()) impl_->trimmer.join();
   Impl::unload(impl_->all(), impl_->options.drain_timeout);

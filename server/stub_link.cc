@@ -31,6 +31,11 @@ Deadline patience() { return Clock::now() + kSendPatience; }
 // each costs the server a descriptor.
 constexpr std::size_t kMaxSegments = 512;
 
+std::uint64_t next_link_number() {
+  static std::atomic<std::uint64_t> next{1};
+  return next.fetch_add(1, std::memory_order_relaxed);
+}
+
 std::uint64_t input_bytes(const Batch& batch) {
   std::uint64_t bytes = 0;
   for (const auto& execution : batch)
@@ -41,12 +46,14 @@ std::uint64_t input_bytes(const Batch& batch) {
 }  // namespace
 
 StubLink::StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
-                   std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<HostArena> host,
+                   std::shared_ptr<SegmentAuthority> segments, ModelMemory memory,
                    InstanceEvents& events, std::shared_ptr<Logger> logger)
     : options_(std::move(options)),
       socket_(std::move(socket)),
       segments_(std::move(segments)),
-      host_(std::move(host)),
+      host_(std::move(memory.host)),
+      gpus_(std::move(memory.gpus)),
+      link_number_(next_link_number()),
       events_(events),
       logger_(std::move(logger)),
       ended_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
@@ -55,11 +62,10 @@ StubLink::StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
 Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options,
                                                  std::shared_ptr<ControlSocket> socket,
                                                  std::shared_ptr<SegmentAuthority> segments,
-                                                 std::shared_ptr<HostArena> host,
-                                                 InstanceEvents& events,
+                                                 ModelMemory memory, InstanceEvents& events,
                                                  std::shared_ptr<Logger> logger) {
   std::shared_ptr<StubLink> link(new StubLink(std::move(options), std::move(socket),
-                                              std::move(segments), std::move(host), events,
+                                              std::move(segments), std::move(memory), events,
                                               std::move(logger)));
   if (auto started = link->start(); !started) return std::unexpected(started.error());
   return link;
@@ -129,10 +135,15 @@ void StubLink::collect(std::vector<Mapping>& mappings) {
   }
 }
 
-void StubLink::on_segment(const Segment& segment) {
-  protocol::Segment message{segment.id(), protocol::SegmentRole::Host, segment.bytes(), 0};
-  if (auto sent = socket_->send(message, segment.fd(), patience()); !sent)
-    channel_->close(sent.error());
+void StubLink::on_segment(const HostArena& arena, const Segment& segment) {
+  Result<void> sent;
+  if (auto lane = find_lane(arena.device())) {
+    sent = lane->announce(*socket_, segment, protocol::SegmentRole::Host, 0, patience());
+  } else {
+    protocol::Segment message{segment.id(), protocol::SegmentRole::Host, segment.bytes(), 0};
+    sent = socket_->send(message, segment.fd(), patience());
+  }
+  if (!sent) channel_->close(sent.error());
 }
 
 void StubLink::on_segment_dropped(SegmentId id) {
@@ -140,62 +151,81 @@ void StubLink::on_segment_dropped(SegmentId id) {
     channel_->close(sent.error());
 }
 
-void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
-  std::size_t in_use = 0, segments = 0;
-  {
-    std::scoped_lock lock(mutex_);
-    in_use = stub_arena_bytes_;
-    segments = stub_segment_count_;
+StubSegments::Use StubLink::arena_use(const Device& device) const {
+  if (device.kind != DeviceKind::Cuda) return stub_segments_.use();
+  auto lane = find_lane(device);
+  return lane ? lane->segments().use() : StubSegments::Use{};
+}
+
+Result<std::shared_ptr<Segment>> StubLink::make_stub_segment(
+    const protocol::SegmentRequest& request) {
+  const auto use = arena_use(request.device);
+  const bool on_gpu = request.device.kind == DeviceKind::Cuda;
+  const std::size_t max = on_gpu ? gpus_->options().max_bytes : options_.arena.max_bytes;
+  if (use.segments >= kMaxSegments) {
+    return failure(ErrorCode::OutOfSharedMemory,
+                   "the arena of instance '" + options_.instance + "' has " +
+                       std::to_string(use.segments) +
+                       " segments already, which is the limit; raise arena_growth_bytes");
   }
-  std::size_t max = options_.arena.max_bytes;
-  protocol::SegmentDenied denied;
-  denied.reply_to = request.number;
-  std::string text;
-  if (segments >= kMaxSegments) {
-    text = "the arena of instance '" + options_.instance + "' has " + std::to_string(segments) +
-           " segments already, which is the limit; raise arena_growth_bytes";
-  } else if (request.bytes > max || in_use > max - request.bytes) {
-    text = "the arena of instance '" + options_.instance + "' holds " + std::to_string(in_use) +
-           " bytes in segments and may hold " + std::to_string(max) + ": " +
-           std::to_string(request.bytes) +
-           " more don't fit; raise arena_max_bytes, or keep fewer or smaller tensors at a time";
-  } else if (auto segment = segments_->create(request.bytes); !segment) {
-    denied.code = segment.error().code;
-    text = segment.error().message;
+  if (request.bytes > max || use.bytes > max - request.bytes) {
+    return failure(
+        ErrorCode::OutOfSharedMemory,
+        "the arena of instance '" + options_.instance + "' holds " + std::to_string(use.bytes) +
+            " bytes in segments and may hold " + std::to_string(max) + ": " +
+            std::to_string(request.bytes) +
+            " more don't fit; raise arena_max_bytes, or keep fewer or smaller tensors at a time");
+  }
+  if (!on_gpu) return segments_->create(request.bytes);
+  auto lane = find_lane(request.device);
+  if (!lane) return failure(ErrorCode::InvalidArgument, "that device was not offered");
+  return make_device_segment(segments_->issue(), lane->gpu(), request.bytes);
+}
+
+void StubLink::on_segment_request(const protocol::SegmentRequest& request) {
+  auto segment = make_stub_segment(request);
+  Result<void> sent;
+  if (!segment) {
+    sent = socket_->send(
+        protocol::SegmentDenied{request.number, segment.error().code, segment.error().message}, -1,
+        patience());
+  } else if (auto lane = find_lane(request.device)) {
+    lane->segments().insert(*segment);
+    sent = lane->announce(*socket_, **segment, protocol::SegmentRole::Stub, request.number,
+                          patience());
   } else {
     stub_segments_.insert(*segment);
-    {
-      std::scoped_lock lock(mutex_);
-      ++stub_segment_count_;
-      stub_arena_bytes_ += (*segment)->bytes();
-      stub_arena_peak_ = std::max(stub_arena_peak_, stub_arena_bytes_);
-    }
     protocol::Segment message{(*segment)->id(), protocol::SegmentRole::Stub, (*segment)->bytes(),
                               request.number};
-    if (auto sent = socket_->send(message, (*segment)->fd(), patience()); !sent)
-      channel_->close(sent.error());
-    return;
+    sent = socket_->send(message, (*segment)->fd(), patience());
   }
-  denied.error = text;
-  if (auto sent = socket_->send(denied, -1, patience()); !sent) channel_->close(sent.error());
+  if (!sent) channel_->close(sent.error());
+}
+
+StubSegments* StubLink::segments_with(SegmentId id) {
+  if (stub_segments_.find(id)) return &stub_segments_;
+  std::scoped_lock lock(mutex_);
+  for (const auto& [ordinal, lane] : lanes_) {
+    if (lane->segments().find(id)) return &lane->segments();
+  }
+  return nullptr;
 }
 
 Result<void> StubLink::on_stub_dropped_segment(SegmentId id) {
-  auto segment = stub_segments_.find(id);
-  if (!segment) {
+  StubSegments* segments = segments_with(id);
+  if (!segments) {
     return std::unexpected(
         violation("it drops segment " + std::to_string(id) + ", which it doesn't have"));
   }
   std::scoped_lock lock(mutex_);
   bool held = false;
-  out_.for_each([&](SegmentId in, std::uint64_t, std::uint64_t) { held |= in == id; });
+  for (const RangeTable* out : {&out_, &device_out_})
+    out->for_each([&](SegmentId in, std::uint64_t, std::uint64_t) { held |= in == id; });
   if (held) {
     return std::unexpected(
         violation("it drops segment " + std::to_string(id) + ", of which answers are held"));
   }
-  stub_segments_.erase(id);
-  --stub_segment_count_;
-  stub_arena_bytes_ -= segment->bytes();
+  segments->erase(*segments->find(id));
   return {};
 }
 
@@ -219,6 +249,8 @@ Result<void> StubLink::execute(Batch& batch) {
   if (span) span.set_bytes(input_bytes(batch));
   std::scoped_lock sending(send_mutex_);
   const auto now = Clock::now();
+  const ReadyEvents ready = record_ready(batch);
+  if (ready.failure) return std::unexpected(in_context(*ready.failure));
   {
     std::scoped_lock lock(mutex_);
     if (closing_ || channel_->closed()) {
@@ -234,9 +266,9 @@ Result<void> StubLink::execute(Batch& batch) {
       running.slots.push_back(slot);
     }
     running_.push_back(std::move(running));
-    describe(batch, running_.back().slots);
+    describe(batch, running_.back().slots, ready);
   }
-  auto sent = send_batch(number, batch, now + kSendPatience);
+  auto sent = send_batch(number, ready, batch, now + kSendPatience);
   if (sent) return {};
   channel_->keep_releases(given_back_now_);
   const bool unsendable = sent.error().code == ErrorCode::OutOfSharedMemory ||
@@ -244,7 +276,7 @@ Result<void> StubLink::execute(Batch& batch) {
   // A ring that stays full, or whose indices are impossible: only a stub that lies does that.
   if (!unsendable) channel_->close(violation(sent.error().message));
   std::scoped_lock lock(mutex_);
-  for (const auto& release : lent_now_) lent_.release(release);
+  for (const std::uint64_t lease : lent_now_) take_back_loan(lease);
   auto it = std::ranges::find(running_, number, &RunningBatch::number);
   if (it == running_.end()) return {};  // close() has seen to it already
   for (std::size_t slot : it->slots) {
@@ -320,6 +352,10 @@ void StubLink::close(const Error& why) {
     std::scoped_lock lock(mutex_);
     closed_ = true;
     take_all(failed, unbegun);
+  }
+  close_lanes(why);
+  {
+    std::scoped_lock lock(mutex_);
     lent_.clear();
   }
   channel_->close(why);
@@ -367,15 +403,9 @@ std::size_t StubLink::answers_out_bytes() const {
   return out_.bytes();
 }
 
-std::size_t StubLink::stub_arena_bytes() const {
-  std::scoped_lock lock(mutex_);
-  return stub_arena_bytes_;
-}
+std::size_t StubLink::stub_arena_bytes() const { return stub_segments_.use().bytes; }
 
-std::size_t StubLink::stub_arena_peak_bytes() const {
-  std::scoped_lock lock(mutex_);
-  return stub_arena_peak_;
-}
+std::size_t StubLink::stub_arena_peak_bytes() const { return stub_segments_.use().peak_bytes; }
 
 void StubLink::trim() {
   (void)channel_->inbox().poll();

@@ -13,6 +13,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -20,8 +22,12 @@
 #include <unordered_map>
 #include <vector>
 
+#include "countdown.h"
+#include "device_lane.h"
 #include "execution.h"
+#include "gpu_arenas.h"
 #include "host_arena.h"
+#include "stub_segments.h"
 
 namespace tensorferry::server {
 
@@ -31,6 +37,12 @@ struct LinkOptions {
   std::size_t index = 0;  // of the instance in its model
   std::size_t ring_capacity = 1 << 20;
   ArenaOptions arena;  // of the stub
+};
+
+// The arenas of one model, which every stub of it maps.
+struct ModelMemory {
+  std::shared_ptr<HostArena> host;
+  std::shared_ptr<GpuArenas> gpus;
 };
 
 // Thread-safe. Held by shared_ptr: leases of answers refer to it weakly.
@@ -43,8 +55,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   static Result<std::shared_ptr<StubLink>> open(LinkOptions options,
                                                 std::shared_ptr<ControlSocket> socket,
                                                 std::shared_ptr<SegmentAuthority> segments,
-                                                std::shared_ptr<HostArena> host,
-                                                InstanceEvents& events,
+                                                ModelMemory memory, InstanceEvents& events,
                                                 std::shared_ptr<Logger> logger);
   ~StubLink() override;
 
@@ -64,6 +75,10 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Error Protocol: it drops what it doesn't have or what callers hold.
   void on_segment_request(const protocol::SegmentRequest& request);
   Result<void> on_stub_dropped_segment(SegmentId id);
+  // The stub's model made a tensor on a GPU / wants one of its inputs where the CPU can read it:
+  // that waits for the GPU. Error Protocol: it asks for what it doesn't hold.
+  Result<void> on_device_request(const protocol::DeviceRequest& request);
+  Result<void> on_read_device(const protocol::ReadDevice& request);
 
   // Ends the link: what the stub has answered already is read, the batch that it was at fails with
   // `why`, those that it had not begun go back by give_back() in their order, all its leases are
@@ -95,6 +110,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
     std::uint64_t batch = 0;
     std::shared_ptr<Execution> execution;
   };
+  struct ReadyEvents;
   struct RunningBatch {
     std::uint64_t number = 0;
     std::chrono::steady_clock::time_point since;
@@ -102,29 +118,32 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   };
 
   StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
-           std::shared_ptr<SegmentAuthority> segments, std::shared_ptr<HostArena> host,
-           InstanceEvents& events, std::shared_ptr<Logger> logger);
+           std::shared_ptr<SegmentAuthority> segments, ModelMemory memory, InstanceEvents& events,
+           std::shared_ptr<Logger> logger);
   Result<void> start();
   // What callers hold of the stub's arena is theirs in a forked child too.
   void before_fork() noexcept override { mutex_.lock(); }
   void collect(std::vector<Mapping>& mappings) override;
   void after_fork_parent() noexcept override { mutex_.unlock(); }
   void after_fork_child() noexcept override { mutex_.unlock(); }
-  void on_segment(const Segment& segment) override;
+  void on_segment(const HostArena& arena, const Segment& segment) override;
   void on_segment_dropped(SegmentId id) override;
 
   // Encoding of a batch; under send_mutex_.
-  Result<void> send_batch(std::uint64_t number, const Batch& batch, const Deadline& deadline);
+  Result<void> send_batch(std::uint64_t number, const ReadyEvents& ready, const Batch& batch,
+                          const Deadline& deadline);
   // Under mutex_: the batch as a message has it, with what it lends.
-  void describe(const Batch& batch, std::span<const std::size_t> slots);
-  void describe(const Request& request, std::uint64_t number);
-  protocol::TensorRecord lend(const Tensor& input);
+  void describe(const Batch& batch, std::span<const std::size_t> slots, const ReadyEvents& ready);
+  void describe(const Request& request, std::uint64_t number, const ReadyEvents& ready);
+  protocol::TensorRecord lend(const Tensor& input, const ReadyEvents& ready);
 
   // Handling of what the stub says, by the reading thread.
   Result<void> on_message(const Received& message);
   Result<void> on_responses(const protocol::Responses& message);
   Result<void> on_response(const protocol::ResponseRecord& record);
+  Result<void> fill_response(Response& response, const protocol::ResponseRecord& record);
   Result<Buffer> take_memory(const protocol::TensorRecord& tensor);
+  Result<Buffer> take_loan(const protocol::TensorRecord& tensor, const LeaseBook::Range& lent);
   Result<Buffer> take_stub_range(const protocol::MemoryRef& memory, std::size_t alignment);
   Result<void> on_releases(std::span<const protocol::LeaseRelease> releases);
   Result<void> finish_batch(const protocol::Responses& message);
@@ -136,6 +155,61 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   void forget_batch(std::vector<RunningBatch>::iterator batch);
   void free_slot(std::size_t slot);
   void release_stub_range(std::uint64_t lease);
+  StubSegments* segments_with(SegmentId id);
+  StubSegments::Use arena_use(const Device& device) const;
+  Result<std::shared_ptr<Segment>> make_stub_segment(const protocol::SegmentRequest& request);
+
+  // ---- GPUs (stub_link_devices.cc)
+  // An event that somebody looks at: one of ours, with a holder, or one that the stub recorded.
+  struct Awaited {
+    std::shared_ptr<DeviceLane> lane;
+    protocol::EventSlot event;
+    bool ours = false;
+  };
+  // Device memory that the stub holds, and what stands for our own writing of it.
+  struct DeviceLoan {
+    std::shared_ptr<DeviceLane> lane;
+    std::optional<protocol::EventSlot> ready;
+  };
+  // A response with device outputs, until they are there.
+  struct Late {
+    std::shared_ptr<Execution> execution;
+    Response response;
+    bool empty = false;
+    bool final = false;
+  };
+  // Our events of one message, held until it is sent: its loans hold them then.
+  struct ReadyEvents {
+    ReadyEvents() = default;
+    ReadyEvents(const ReadyEvents&) = delete;
+    ReadyEvents& operator=(const ReadyEvents&) = delete;
+    ReadyEvents(ReadyEvents&&) = default;
+    ~ReadyEvents() {
+      for (std::size_t i = 0; i < lanes.size(); ++i) lanes[i]->drop(events[i]);
+    }
+    std::vector<std::shared_ptr<DeviceLane>> lanes;
+    std::vector<protocol::EventSlot> events;  // each of the lane at the same place
+    std::optional<Error> failure;
+  };
+  std::shared_ptr<DeviceLane> find_lane(const Device& device) const;
+  Result<std::shared_ptr<DeviceLane>> open_lane(int ordinal);
+  void close_lanes(const Error& why);
+  ReadyEvents record_ready(const Batch& batch);
+  void lend_device(const Tensor& input, const ReadyEvents& ready, protocol::TensorRecord& record);
+  // Under mutex_: a loan that the stub was never told of.
+  void take_back_loan(std::uint64_t lease);
+  Result<std::vector<Awaited>> take_events(std::span<const protocol::EventSlot> events);
+  void when_complete(std::vector<Awaited> events,
+                     std::move_only_function<void(Result<void>)> done);
+  void watch_stubs(Awaited one, const std::shared_ptr<Countdown>& all);
+  void release_after(std::shared_ptr<DeviceLane> lane, std::vector<Awaited> events, BlockId block);
+  Result<void> release_device(const protocol::LeaseRelease& release);
+  Buffer hold_device(const protocol::MemoryRef& memory, const LeaseBook::Range& lent);
+  Result<Buffer> take_device_memory(const protocol::TensorRecord& tensor);
+  void respond_when_complete();
+  Result<protocol::MemoryRef> read_device(DeviceLane& lane, const std::byte* data,
+                                          std::size_t bytes);
+
   Error in_context(Error error, const std::string& request_id = {}) const;
   Error violation(const std::string& what) const;
   void log_failure(const Error& error);
@@ -145,13 +219,16 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   const std::shared_ptr<ControlSocket> socket_;
   const std::shared_ptr<SegmentAuthority> segments_;
   const std::shared_ptr<HostArena> host_;
+  const std::shared_ptr<GpuArenas> gpus_;
+  const std::uint64_t link_number_;  // of all links of this process; never 0
   InstanceEvents& events_;
   const std::shared_ptr<Logger> logger_;
   std::unique_ptr<Channel> channel_;
   UniqueFd ended_;  // an eventfd
   std::thread background_;
 
-  SegmentMap stub_segments_;  // changed by the supervisor only
+  StubSegments stub_segments_;
+  std::mutex opening_mutex_;  // one lane is opened at a time
 
   mutable std::mutex mutex_;  // guards what follows
   bool closing_ = false;      // nothing more may be sent
@@ -160,11 +237,11 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::vector<std::size_t> free_slots_;
   std::vector<RunningBatch> running_;                  // oldest first
   std::vector<std::vector<std::size_t>> spare_slots_;  // of batches that ended, for the next
-  LeaseBook lent_;                                     // of the host arena, to the stub
+  std::map<int, std::shared_ptr<DeviceLane>> lanes_;   // by our ordinal
+  LeaseBook lent_;                                     // of the model's arenas, to the stub
+  std::unordered_map<std::uint64_t, DeviceLoan> device_loans_;  // by lease
   RangeTable out_;                                     // of the stub's arena, to callers
-  std::size_t stub_segment_count_ = 0;
-  std::size_t stub_arena_bytes_ = 0;
-  std::size_t stub_arena_peak_ = 0;
+  RangeTable device_out_;                              // of its arenas on GPUs
   std::uint64_t failures_logged_ = 0;
   std::uint64_t failures_silenced_ = 0;
   std::chrono::steady_clock::time_point failures_window_{};
@@ -180,6 +257,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Used by the one thread that reads: of the message that it is at.
   RangeTable moved_;                       // parts of inputs that outputs name
   std::vector<std::uint64_t> given_back_;  // leases, sorted
+  std::vector<Awaited> awaited_;
+  std::vector<Late> late_;
 
   std::shared_ptr<void> fork_registration_;  // last: let go of first
 };

@@ -36,6 +36,8 @@ Buffer copy_of(std::span<const std::byte> bytes, CopyKind kind) {
   return buffer;
 }
 
+bool is_on_device(const Tensor& tensor) { return !tensor.data.is_cpu(); }
+
 std::uint64_t output_bytes(const protocol::Responses& message) {
   std::uint64_t bytes = 0;
   for (const auto& response : message.responses)
@@ -74,6 +76,11 @@ Result<void> StubLink::on_responses(const protocol::Responses& message) {
   Span span(Phase::Answer, message.batch);
   if (span) span.set_bytes(output_bytes(message));
   if (!moved_.empty()) moved_ = {};
+  if (!message.ready.empty()) {
+    auto events = take_events(message.ready);
+    if (!events) return std::unexpected(events.error());
+    awaited_ = std::move(*events);
+  }
   given_back_.clear();
   for (const auto& release : message.releases) given_back_.push_back(release.lease);
   std::ranges::sort(given_back_);
@@ -85,6 +92,7 @@ Result<void> StubLink::on_responses(const protocol::Responses& message) {
   if (!message.releases.empty()) {
     if (auto done = on_releases(message.releases); !done) return done;
   }
+  if (!late_.empty() || !awaited_.empty()) respond_when_complete();
   return message.batch_done ? finish_batch(message) : Result<void>{};
 }
 
@@ -108,37 +116,43 @@ Result<void> StubLink::on_response(const protocol::ResponseRecord& record) {
   if (record.failed) {
     error = in_context({record.code, std::string(record.error), {}}, execution->request().id);
     log_failure(error);
-  } else {
-    for (const auto& parameter : record.parameters) {
-      response.parameters.emplace_back(parameter.key, from_wire(parameter));
-    }
-    for (const protocol::TensorRecord& tensor : record.outputs) {
-      auto data = take_memory(tensor);
-      if (!data) return std::unexpected(data.error());
-      Tensor& output = response.add_output();
-      output.name = tensor.name;
-      output.dtype = tensor.dtype;
-      output.shape.assign(tensor.shape.begin(), tensor.shape.end());
-      output.data = std::move(*data);
-    }
+  } else if (auto filled = fill_response(response, record); !filled) {
+    return filled;
   }
   if (final) {
     std::scoped_lock lock(mutex_);
     if (closed_) return {};
     free_slot(record.request & 0xFFFFF);
   }
+  if (!record.failed && std::ranges::any_of(response.outputs, &is_on_device)) {
+    late_.push_back({std::move(execution), std::move(response), record.empty, final});
+    return {};
+  }
   execution->respond(record.failed ? &error : nullptr, record.empty, final);
+  return {};
+}
+
+Result<void> StubLink::fill_response(Response& response, const protocol::ResponseRecord& record) {
+  for (const auto& parameter : record.parameters) {
+    response.parameters.emplace_back(parameter.key, from_wire(parameter));
+  }
+  for (const protocol::TensorRecord& tensor : record.outputs) {
+    auto data = take_memory(tensor);
+    if (!data) return std::unexpected(data.error());
+    Tensor& output = response.add_output();
+    output.name = tensor.name;
+    output.dtype = tensor.dtype;
+    output.shape.assign(tensor.shape.begin(), tensor.shape.end());
+    output.data = std::move(*data);
+  }
   return {};
 }
 
 Result<Buffer> StubLink::take_memory(const protocol::TensorRecord& tensor) {
   const protocol::MemoryRef& memory = tensor.memory;
-  if (memory.kind == protocol::MemoryKind::Inline)
+  const bool on_device = tensor.device.kind == DeviceKind::Cuda;
+  if (memory.kind == protocol::MemoryKind::Inline && !on_device)
     return copy_of(tensor.inline_bytes, CopyKind::Inline);
-  if (memory.kind != protocol::MemoryKind::Segment || tensor.device.kind != DeviceKind::Cpu) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) +
-                                     "' lies on a device that was not offered"));
-  }
   if (!tensor.strides.empty()) {
     return std::unexpected(
         violation("output '" + std::string(tensor.name) + "' is not in C order"));
@@ -151,11 +165,17 @@ Result<Buffer> StubLink::take_memory(const protocol::TensorRecord& tensor) {
     // Leases of the two arenas are counted apart: the place decides whose it is.
     if (lent && lent->segment != memory.place) lent.reset();
   }
-  if (!lent) return take_stub_range(memory, natural_alignment(tensor.dtype));
+  if (lent) return take_loan(tensor, *lent);
+  return on_device ? take_device_memory(tensor)
+                   : take_stub_range(memory, natural_alignment(tensor.dtype));
+}
 
-  // An input that is passed through: its range moves to the caller, and the stub's hold must end
-  // here.
-  if (!lent->contains(memory.place, memory.offset, memory.bytes)) {
+// An input that is passed through: its range moves to the caller, and the stub's hold must end
+// here.
+Result<Buffer> StubLink::take_loan(const protocol::TensorRecord& tensor,
+                                   const LeaseBook::Range& lent) {
+  const protocol::MemoryRef& memory = tensor.memory;
+  if (!lent.contains(memory.place, memory.offset, memory.bytes)) {
     return std::unexpected(
         violation("output '" + std::string(tensor.name) + "' leaves the input that it names"));
   }
@@ -167,11 +187,12 @@ Result<Buffer> StubLink::take_memory(const protocol::TensorRecord& tensor) {
     return std::unexpected(
         violation("output '" + std::string(tensor.name) + "' names bytes that another one names"));
   }
-  std::byte* data = lent->data + (memory.offset - lent->offset);
+  if (lent.arena != nullptr) return hold_device(memory, lent);
+  std::byte* data = lent.data + (memory.offset - lent.offset);
   bool misaligned = reinterpret_cast<std::uintptr_t>(data) % natural_alignment(tensor.dtype) != 0;
   bool crowded = host_->arena().bytes_in_use() > host_->arena().options().max_bytes / 2;
   if (misaligned || crowded) return copy_of({data, memory.bytes}, CopyKind::Host);
-  return host_->hold(lent->block, data, memory.bytes);
+  return host_->hold(lent.block, data, memory.bytes);
 }
 
 Result<Buffer> StubLink::take_stub_range(const protocol::MemoryRef& memory, std::size_t alignment) {
@@ -200,20 +221,29 @@ Result<Buffer> StubLink::take_stub_range(const protocol::MemoryRef& memory, std:
 void StubLink::release_stub_range(std::uint64_t lease) {
   {
     std::scoped_lock lock(mutex_);
-    if (!out_.erase(lease) || closed_) return;
+    if (!(out_.erase(lease) || device_out_.erase(lease)) || closed_) return;
   }
   channel_->release_later(lease);
   host_->use();
 }
 
 Result<void> StubLink::on_releases(std::span<const protocol::LeaseRelease> releases) {
-  std::scoped_lock lock(mutex_);
+  std::vector<const protocol::LeaseRelease*> of_devices;
+  std::unique_lock lock(mutex_);
   if (closed_) return {};
   for (const protocol::LeaseRelease& release : releases) {
+    if (!device_loans_.empty() && device_loans_.contains(release.lease)) {
+      of_devices.push_back(&release);
+      continue;
+    }
     if (!lent_.release(release.lease)) {
       return std::unexpected(violation("it gives back lease " + std::to_string(release.lease) +
                                        ", which it doesn't hold"));
     }
+  }
+  lock.unlock();
+  for (const protocol::LeaseRelease* release : of_devices) {
+    if (auto released = release_device(*release); !released) return released;
   }
   return {};
 }

@@ -37,7 +37,8 @@ protocol::Parameter to_wire(const std::pair<std::string, ParameterValue>& entry)
 
 }  // namespace
 
-void StubLink::describe(const Batch& batch, std::span<const std::size_t> slots) {
+void StubLink::describe(const Batch& batch, std::span<const std::size_t> slots,
+                        const ReadyEvents& ready) {
   requests_.clear();
   tensors_.clear();
   parameters_.clear();
@@ -54,15 +55,16 @@ void StubLink::describe(const Batch& batch, std::span<const std::size_t> slots) 
   parameters_.reserve(parameters);
   names_.reserve(names);
   for (std::size_t i = 0; i < batch.size(); ++i)
-    describe(batch[i]->request(), in_flight_[slots[i]].number);
+    describe(batch[i]->request(), in_flight_[slots[i]].number, ready);
 }
 
-Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch,
-                                  const Deadline& deadline) {
+Result<void> StubLink::send_batch(std::uint64_t number, const ReadyEvents& ready,
+                                  const Batch& batch, const Deadline& deadline) {
   channel_->take_releases(given_back_now_);
   protocol::Execute message;
   message.batch = number;
   message.requests = requests_;
+  message.ready = ready.events;
   message.releases = given_back_now_.releases;
   message.seen = given_back_now_.seen;
   if ((batch.size() > kSurelySendable || parameters_.size() > kSurelySendable) &&
@@ -75,7 +77,7 @@ Result<void> StubLink::send_batch(std::uint64_t number, const Batch& batch,
   return channel_->send(message, Urgency::Lazy, deadline);
 }
 
-void StubLink::describe(const Request& request, std::uint64_t number) {
+void StubLink::describe(const Request& request, std::uint64_t number, const ReadyEvents& ready) {
   protocol::RequestRecord record;
   record.request = number;
   record.id = request.id;
@@ -89,20 +91,24 @@ void StubLink::describe(const Request& request, std::uint64_t number) {
               first_tensor = tensors_.size();
   for (const auto& entry : request.parameters) parameters_.push_back(to_wire(entry));
   for (const auto& name : request.outputs) names_.push_back(name);
-  for (const Tensor& input : request.inputs) tensors_.push_back(lend(input));
+  for (const Tensor& input : request.inputs) tensors_.push_back(lend(input, ready));
   record.parameters = std::span(parameters_).subspan(first_parameter);
   record.requested_outputs = std::span(names_).subspan(first_name);
   record.inputs = std::span(tensors_).subspan(first_tensor);
   requests_.push_back(record);
 }
 
-protocol::TensorRecord StubLink::lend(const Tensor& input) {
+protocol::TensorRecord StubLink::lend(const Tensor& input, const ReadyEvents& ready) {
   protocol::TensorRecord record;
   record.name = input.name;
   record.dtype = input.dtype;
   record.shape = input.shape;
   std::span<const std::byte> bytes = input.data.bytes();
   record.memory.bytes = bytes.size();
+  if (!input.data.is_cpu()) {
+    lend_device(input, ready, record);
+    return record;
+  }
   if (bytes.size() < protocol::kInlineBelowBytes) {
     record.inline_bytes = bytes;
     count_copy(bytes.size(), CopyKind::Inline);

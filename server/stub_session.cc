@@ -49,7 +49,7 @@ StubSession::~StubSession() {
 
 Result<std::unique_ptr<StubSession>> StubSession::start(
     const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
-    std::shared_ptr<HostArena> host, InstanceEvents& events, const std::shared_ptr<Logger>& logger,
+    ModelMemory memory, InstanceEvents& events, const std::shared_ptr<Logger>& logger,
     int stop_fd, std::chrono::milliseconds hello_patience) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
@@ -76,7 +76,7 @@ Result<std::unique_ptr<StubSession>> StubSession::start(
   }
   logger->write({LogLevel::Verbose, {}, 0, options.instance, "runs in " + interpreter_of(*hello)});
   auto link = StubLink::open(std::move(options), session->socket_, std::move(segments),
-                             std::move(host), events, logger);
+                             std::move(memory), events, logger);
   if (!link) return std::unexpected(session->lost_socket(link.error()));
   session->link_ = std::move(*link);
   return session;
@@ -178,6 +178,16 @@ Result<void> StubSession::on_control(ControlMessage message) {
       return with.template operator()<protocol::SegmentDropped>(
           [&](const auto& dropped) -> Result<void> {
             return link_ ? link_->on_stub_dropped_segment(dropped.segment) : Result<void>{};
+          });
+    case ControlKind::DeviceRequest:
+      return with.template operator()<protocol::DeviceRequest>(
+          [&](const auto& request) -> Result<void> {
+            return link_ ? link_->on_device_request(request) : Result<void>{};
+          });
+    case ControlKind::ReadDevice:
+      return with.template operator()<protocol::ReadDevice>(
+          [&](const auto& request) -> Result<void> {
+            return link_ ? link_->on_read_device(request) : Result<void>{};
           });
     case ControlKind::Log:
       return with.template operator()<protocol::Log>([&](const auto& log) -> Result<void> {

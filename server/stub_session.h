@@ -33,7 +33,7 @@ class StubSession {
   // Starts the process and shakes hands. `stop_fd` becomes readable when the supervisor shall stop.
   static Result<std::unique_ptr<StubSession>> start(
       const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
-      std::shared_ptr<HostArena> host, InstanceEvents& events,
+      ModelMemory memory, InstanceEvents& events,
       const std::shared_ptr<Logger>& logger, int stop_fd,
       std::chrono::milliseconds hello_patience = kHelloPatience);
   ~StubSession();

@@ -356,6 +356,7 @@ TENSORFERRY_INSTANTIATE(protocol::DeviceOffer)
 TENSORFERRY_INSTANTIATE(protocol::DeviceSegment)
 TENSORFERRY_INSTANTIATE(protocol::ReadDevice)
 TENSORFERRY_INSTANTIATE(protocol::DeviceRead)
+TENSORFERRY_INSTANTIATE(protocol::DeviceRequest)
 #undef TENSORFERRY_INSTANTIATE
 
 }  // namespace tensorferry

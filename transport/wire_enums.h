@@ -75,6 +75,7 @@ constexpr bool is_known(protocol::ControlKind value) {
     case protocol::ControlKind::DeviceSegment:
     case protocol::ControlKind::ReadDevice:
     case protocol::ControlKind::DeviceRead:
+    case protocol::ControlKind::DeviceRequest:
       return true;
   }
   return false;
@@ -173,6 +174,10 @@ constexpr std::string_view name_of<protocol::ReadDevice>() {
 template <>
 constexpr std::string_view name_of<protocol::DeviceRead>() {
   return "DeviceRead";
+}
+template <>
+constexpr std::string_view name_of<protocol::DeviceRequest>() {
+  return "DeviceRequest";
 }
 
 }  // namespace tensorferry

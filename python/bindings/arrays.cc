@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "byte_strings.h"
+#include "device_arrays.h"
 #include "dlpack_exchange.h"
 #include "errors.h"
 #include "owner.h"
@@ -140,6 +141,16 @@ struct Input {
   }
 };
 
+// Complete, since the answer is; after what its holder put on streams since.
+server::Buffer copy_of_device(server::Model& model, const Owner& owner) {
+  Result<server::Buffer> copy;
+  {
+    py::gil_scoped_release released;
+    copy = model.copy_in(owner.buffer);
+  }
+  return value_of(std::move(copy));
+}
+
 // An answer that no array was asked of: its bytes as they are.
 void from_answer(Input input, const py::object& value, const py::object& capsule) {
   Owner& owner = owner_in(capsule);
@@ -148,8 +159,10 @@ void from_answer(Input input, const py::object& value, const py::object& capsule
   input.tensor.shape = owner.shape;
   if (owner.offered && owner.buffer.is_shared() && !input.gifts.has(owner)) {
     input.take(owner, capsule, value.attr(answer_types().array));
-  } else {
+  } else if (owner.buffer.is_cpu()) {
     input.tensor.data = copy_in(input.model, owner.buffer.bytes());
+  } else {
+    input.tensor.data = copy_of_device(input.model, owner);
   }
 }
 
@@ -167,6 +180,14 @@ void from_foreign(Input input, const py::object& value) {
                           ? copy_in(input.model, {foreign.data(), foreign.bytes()})
                           : pack(input.model, foreign.data(), foreign.shape(),
                                  foreign.strides_bytes(), element_bytes(foreign.dtype()));
+}
+
+void from_device(Input input, const py::object& value) {
+  input.tensor.data =
+      copy_from_device(input.model, value, input.tensor.dtype, input.tensor.shape);
+  if (!is_supported(input.tensor.dtype) || input.tensor.dtype.is_bytes())
+    wrong(input.model, input.tensor.name,
+          "has " + to_string(input.tensor.dtype) + ", which does not cross");
 }
 
 void from_array(Input input, const py::array& array) {
@@ -211,24 +232,31 @@ void set(const py::object& object, PyObject* name, const py::object& value) {
   if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) throw py::error_already_set();
 }
 
+// A tensorferry.Tensor whose memory is no array of NumPy's.
+void fill_tensor(const py::object& object, std::unique_ptr<Owner> owned) {
+  const AnswerTypes& types = answer_types();
+  const py::str dtype(to_string(owned->dtype));
+  const py::tuple shape(py::cast(owned->shape));
+  set(object, types.array, py::none());
+  set(object, types.owner, to_capsule(std::move(owned)));
+  set(object, types.dtype, dtype);
+  set(object, types.shape, shape);
+}
+
 py::object answer_of(server::Tensor& tensor) {
   const AnswerTypes& types = answer_types();
   auto owned = std::make_unique<Owner>();
   owned->buffer = std::move(tensor.data);
   std::byte* data = owned->buffer.bytes().data();
   py::object object = bare_instance(types.tensor);
-  if (numpy_number(tensor.dtype) >= 0 && !tensor.dtype.is_bytes()) {
+  if (numpy_number(tensor.dtype) >= 0 && !tensor.dtype.is_bytes() && owned->buffer.is_cpu()) {
     const py::object owner = to_capsule(std::move(owned));
     set(object, types.array, array_over(tensor.dtype, tensor.shape, data, owner));
     return object;
   }
   owned->dtype = tensor.dtype;
   owned->shape = tensor.shape;
-  const py::object owner = to_capsule(std::move(owned));
-  set(object, types.array, py::none());
-  set(object, types.owner, owner);
-  set(object, types.dtype, py::str(to_string(tensor.dtype)));
-  set(object, types.shape, py::tuple(py::cast(tensor.shape)));
+  fill_tensor(object, std::move(owned));
   return object;
 }
 
@@ -241,7 +269,20 @@ py::object to_object(const server::ParameterValue& value) {
 void bind_arrays(py::module_& module) {
   module.def("decode_strings",
              [](const py::object& capsule) { return decode_strings(owner_in(capsule)); });
-  module.def("export_owner", &export_owner, py::arg("owner"), py::arg("version"), py::arg("copy"));
+  module.def("export_owner", &export_owner, py::arg("owner"), py::arg("version"), py::arg("copy"),
+             py::arg("stream") = py::none());
+  module.def("device_of", [](const py::object& capsule) -> std::optional<int> {
+    const server::Buffer& buffer = owner_in(capsule).buffer;
+    return buffer.is_cpu() ? std::nullopt : std::optional<int>(buffer.device().id);
+  });
+  module.def("cuda_array_interface",
+             [](const py::object& capsule) { return cuda_array_interface(owner_in(capsule)); });
+  module.def("copy_to_host",
+             [](const py::object& capsule) { return copy_to_host(owner_in(capsule)); });
+  module.def("array_of", [](const py::object& capsule) {
+    Owner& owner = owner_in(capsule);
+    return array_over(owner.dtype, owner.shape, owner.buffer.bytes().data(), capsule);
+  });
   module.def("bits", [](const py::object& capsule) {
     Owner& owner = owner_in(capsule);
     return array_over(kUint16, owner.shape, owner.buffer.bytes().data(), capsule);
@@ -252,6 +293,28 @@ void bind_arrays(py::module_& module) {
     if (owner) owner->offered = true;
     return owner != nullptr;
   });
+}
+
+py::object empty_on_device(server::Model& model, const std::vector<std::int64_t>& shape,
+                           const py::dtype& dtype, int ordinal) {
+  const auto known = dtype_of(dtype);
+  if (!known || known->is_bytes())
+    throw py::type_error("dtype " + std::string(py::str(dtype)) +
+                         " has no fixed size that crosses");
+  auto owner = std::make_unique<Owner>();
+  const std::size_t bytes = total_bytes(shape, element_bytes(*known));
+  Result<server::Buffer> buffer;
+  {
+    py::gil_scoped_release released;  // the first one makes a context and a chunk
+    buffer = model.allocate(bytes, Device{DeviceKind::Cuda, ordinal});
+  }
+  owner->buffer = value_of(std::move(buffer));
+  owner->dtype = *known;
+  owner->shape = shape;
+  owner->offered = true;
+  py::object tensor = bare_instance(answer_types().tensor);
+  fill_tensor(tensor, std::move(owner));
+  return tensor;
 }
 
 py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
@@ -279,8 +342,9 @@ void to_tensor(server::Model& model, std::string_view name, const py::object& va
     const bool decoded =
         !owner.is_none() && owner_in(owner).dtype.is_bytes() && !value.attr(types.array).is_none();
     if (!owner.is_none() && !decoded) return from_answer(input, value, owner);
-  } else if (!py::isinstance<py::array>(value) && ForeignTensor::is_one(value)) {
-    return from_foreign(input, value);
+  } else if (!py::isinstance<py::array>(value)) {
+    if (is_on_device(value)) return from_device(input, value);
+    if (ForeignTensor::is_one(value)) return from_foreign(input, value);
   }
   from_array(input, as_array(value));
 }

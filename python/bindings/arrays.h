@@ -22,6 +22,10 @@ void bind_arrays(py::module_& module);
 py::array empty_array(server::Model& model, const std::vector<std::int64_t>& shape,
                       const py::dtype& dtype);
 
+// The same in device memory: a tensorferry.Tensor.
+py::object empty_on_device(server::Model& model, const std::vector<std::int64_t>& shape,
+                           const py::dtype& dtype, int ordinal);
+
 // An input: an array of ours is given (moved), anything else is copied once: an array, a tensor
 // with DLPack, an answer that is passed on. `gifts`: what this request was given so far; the same
 // array once more is copied. Raises what the caller did wrong.

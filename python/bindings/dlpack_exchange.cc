@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "device_arrays.h"
 #include "owner.h"
 
 namespace tensorferry::python {
@@ -33,14 +34,16 @@ void check_device(const py::object& value) {
 }
 
 // The versioned capsule where the library knows it: only that one can be of a read-only tensor.
-py::object capsule_of(const py::object& value) {
+py::object capsule_of(const py::object& value, py::dict options) {
   const py::object method = value.attr("__dlpack__");
+  const py::dict without(**options);
+  options["max_version"] = py::make_tuple(DLPACK_MAJOR_VERSION, 0);
   try {
-    return method(py::arg("max_version") = py::make_tuple(DLPACK_MAJOR_VERSION, 0));
+    return method(**options);
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
   }
-  return method();
+  return method(**without);
 }
 
 // ------------------------------------------------------------------------------------------ out
@@ -78,7 +81,8 @@ std::unique_ptr<Exported<Managed>> exported_over(const py::object& capsule) {
     exported->strides[i - 1] = exported->strides[i] * owner.shape[i];
   DLTensor& tensor = exported->managed.dl_tensor;
   tensor.data = owner.buffer.bytes().data();
-  tensor.device = {kDLCPU, 0};
+  const Device& device = owner.buffer.device();
+  tensor.device = {owner.buffer.is_cpu() ? kDLCPU : kDLCUDA, device.id};
   tensor.ndim = static_cast<int>(owner.shape.size());
   tensor.dtype = {static_cast<std::uint8_t>(owner.dtype.code), owner.dtype.bits, owner.dtype.lanes};
   tensor.shape = owner.shape.data();
@@ -115,7 +119,18 @@ bool ForeignTensor::is_one(const py::object& value) {
 ForeignTensor::ForeignTensor(py::object value) {
   value = plain(std::move(value));
   check_device(value);
-  capsule_ = capsule_of(value);
+  capsule_ = capsule_of(value, {});
+  read_capsule();
+}
+
+ForeignTensor::ForeignTensor(py::object value, std::uintptr_t stream) {
+  py::dict options;
+  options["stream"] = stream;
+  capsule_ = capsule_of(plain(std::move(value)), options);
+  read_capsule();
+}
+
+void ForeignTensor::read_capsule() {
   if (PyCapsule_IsValid(capsule_.ptr(), kVersionedName)) {
     auto* managed = static_cast<DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule_.ptr(), kVersionedName));
@@ -146,7 +161,12 @@ void ForeignTensor::describe(const DLTensor& tensor) {
   data_ = static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
 }
 
-py::object export_owner(const py::object& owner, const py::object& version, bool copy) {
+py::object export_owner(const py::object& owner, const py::object& version, bool copy,
+                        const py::object& stream) {
+  if (!owner_in(owner).buffer.is_cpu()) {
+    if (copy) throw py::buffer_error("a copy of a device tensor is its consumer's to make");
+    use_on_stream(owner_in(owner), stream);
+  }
   const bool read_only = owner_in(owner).given && !copy;
   const bool versioned = !version.is_none() && version.cast<py::tuple>()[0].cast<int>() >= 1;
   if (read_only && !versioned)

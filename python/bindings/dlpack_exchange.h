@@ -16,13 +16,15 @@ namespace tensorferry::python {
 
 namespace py = pybind11;
 
-// A tensor of another library in CPU memory, read and never written, for as long as this lives.
+// A tensor of another library, read and never written, for as long as this lives.
 class ForeignTensor {
  public:
   // True where the object has the protocol; nothing of it is called.
   static bool is_one(const py::object& value);
   // Raises what the library raises, and BufferError where it lies on another device.
   explicit ForeignTensor(py::object value);
+  // The same of one in device memory: `stream` (DLPack's number) finds it complete.
+  ForeignTensor(py::object value, std::uintptr_t stream);
 
   DType dtype() const noexcept { return dtype_; }  // perhaps one that does not cross
   const std::vector<std::int64_t>& shape() const noexcept { return shape_; }
@@ -30,8 +32,10 @@ class ForeignTensor {
   const std::byte* data() const noexcept { return data_; }
   std::size_t bytes() const noexcept { return bytes_; }
   bool is_packed() const noexcept { return packed_; }
+  const py::object& capsule() const noexcept { return capsule_; }
 
  private:
+  void read_capsule();
   void describe(const DLTensor& tensor);
 
   py::object capsule_;  // never marked as used: its own destructor ends the tensor
@@ -45,6 +49,8 @@ class ForeignTensor {
 // A capsule over the memory of an owner's capsule, which it keeps; with `copy`, over a counted copy
 // of it. `version`: None or the consumer's pair. What was given to a request is read-only: said by
 // the versioned form, BufferError without.
-py::object export_owner(const py::object& owner, const py::object& version, bool copy);
+// Of device memory: `stream` is the consumer's (device_arrays.h), and a copy is refused.
+py::object export_owner(const py::object& owner, const py::object& version, bool copy,
+                        const py::object& stream);
 
 }  // namespace tensorferry::python

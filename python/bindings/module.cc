@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "device_arrays.h"
 #include "calls.h"
 #include "errors.h"
 #include "observe.h"
@@ -41,7 +42,10 @@ class PyModel {
     return model_.ready();
   }
 
-  py::array empty(const std::vector<std::int64_t>& shape, const py::dtype& dtype) {
+  py::object empty(const std::vector<std::int64_t>& shape, const py::dtype& dtype,
+                   const py::object& device) {
+    const auto ordinal = cuda_ordinal(device);
+    if (ordinal) return empty_on_device(model_, shape, dtype, *ordinal);
     return empty_array(model_, shape, dtype);
   }
 
@@ -226,7 +230,15 @@ py::dict copies() {
   return py::dict("host_calls"_a = counts.calls_of(CopyKind::Host),
                   "host_bytes"_a = counts.bytes_of(CopyKind::Host),
                   "inline_calls"_a = counts.calls_of(CopyKind::Inline),
-                  "inline_bytes"_a = counts.bytes_of(CopyKind::Inline));
+                  "inline_bytes"_a = counts.bytes_of(CopyKind::Inline),
+                  "h2d_calls"_a = counts.calls_of(CopyKind::HostToDevice),
+                  "h2d_bytes"_a = counts.bytes_of(CopyKind::HostToDevice),
+                  "d2h_calls"_a = counts.calls_of(CopyKind::DeviceToHost),
+                  "d2h_bytes"_a = counts.bytes_of(CopyKind::DeviceToHost),
+                  "d2d_calls"_a = counts.calls_of(CopyKind::DeviceToDevice),
+                  "d2d_bytes"_a = counts.bytes_of(CopyKind::DeviceToDevice),
+                  "peer_calls"_a = counts.calls_of(CopyKind::Peer),
+                  "peer_bytes"_a = counts.bytes_of(CopyKind::Peer));
 }
 
 py::list limits() {
@@ -269,7 +281,8 @@ PYBIND11_MODULE(_server, module) {
       .def_property_readonly("version", &PyModel::version)
       .def_property_readonly("config", &PyModel::config)
       .def("ready", &PyModel::ready)
-      .def("empty", &PyModel::empty, py::arg("shape"), py::arg("dtype"))
+      .def("empty", &PyModel::empty, py::arg("shape"), py::arg("dtype"),
+           py::arg("device") = py::none())
       .def_property_readonly("infer", &PyModel::infer)
       .def("submit", &PyModel::submit, py::arg("inputs"), py::arg("outputs"), py::arg("parameters"),
            py::arg("request_id"), py::arg("priority"), py::arg("timeout"));

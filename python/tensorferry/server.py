@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -138,13 +138,21 @@ class Model:
         """
         return bool(self._model.ready())
 
-    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    @overload
+    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = ..., device: None = None) -> NDArray[Any]: ...
+    @overload
+    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = ..., device: str = ...) -> Any: ...
+    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float32, device: str | None = None) -> Any:
         """An uninitialised array in the model's shared memory: `infer` takes it without a copy.
 
         It is *given* by `infer`, read-only afterwards, and can't be given twice: call `empty` again, warm memory is reused.
         So is a view of all of it (``empty(n).reshape(...)``) that is the only one left; any other view is copied once, and
         the array stays the caller's. Views made before it is given stay writable: nothing may be written through them then.
         ``bfloat16`` works where ml_dtypes is installed.
+
+        With ``device="cuda:0"`` it is a `Tensor` on that GPU, for PyTorch, CuPy or cuda.core to write through DLPack; `infer`
+        takes it without a copy where the model's config says ``FORCE_CPU_ONLY_INPUT_TENSORS: "no"``, after all that was put
+        on the streams that it was handed to.
 
         Raises:
             TypeError: elements of `dtype` have no fixed size that crosses (objects, strings).
@@ -153,8 +161,7 @@ class Model:
             errors.Closed: this process is a fork of the server's.
         """
         dims = [shape] if isinstance(shape, int) else list(shape)
-        array: NDArray[Any] = self._model.empty(dims, np.dtype(dtype))
-        return array
+        return self._model.empty(dims, np.dtype(dtype), device)
 
     def infer(
         self,

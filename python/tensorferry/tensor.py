@@ -11,11 +11,16 @@ from . import _server
 
 
 class Tensor:
-    """One output: the receiver's own memory, writable, valid as long as it or an array over it is held.
+    """One output: the receiver's own memory, writable, valid as long as it or an array over it is held. Also what
+    `Model.empty` gives on a GPU.
 
     That holds also when the stub that answered is killed, restarted or unloaded, or the server is closed. `np.asarray` and
     `from_dlpack` of any framework are views, not copies; so is a ``bfloat16`` tensor by DLPack, and by NumPy where ml_dtypes
     is installed.
+
+    On a GPU (`device` says so) it is complete, and its memory is reused only after the work that its holders have put on the
+    streams they named by then: ``__dlpack__(stream=...)`` of PyTorch, CuPy, JAX or cuda.core names one, and
+    ``__cuda_array_interface__`` the legacy default stream. Nothing waits on a thread, but for `numpy`, which copies.
     """
 
     # Set by the extension: the array alone where NumPy has the dtype, all but the array otherwise.
@@ -41,19 +46,34 @@ class Tensor:
         except AttributeError:
             return self.numpy().shape
 
+    @property
+    def device(self) -> str:
+        """ "cpu", or "cuda:0" and so on, by this process's count."""
+        ordinal = self._ordinal()
+        return "cpu" if ordinal is None else f"cuda:{ordinal}"
+
+    def _ordinal(self) -> int | None:
+        owner = getattr(self, "_owner", None)
+        return None if owner is None else _server.device_of(owner)
+
     def numpy(self) -> NDArray[Any]:
-        """A view of the memory; for ``bytes`` tensors an object array, decoded once.
+        """A view of the memory; for ``bytes`` tensors an object array, decoded once. Of a GPU's a copy, each time.
 
         Raises:
             ValueError: the model answered with bytes that are no such tensor.
             TypeError: it is ``bfloat16``, and ml_dtypes is not installed: use DLPack.
         """
+        if self._ordinal() is not None:
+            copy = _server.copy_to_host(self._owner)
+            return _bfloat16(copy) if self._dtype == "bfloat16" else _server.array_of(copy)
         if self._array is None:
             self._array = _server.decode_strings(self._owner) if self._dtype == "bytes" else _bfloat16(self._owner)
         return self._array
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         array = self._array if self._array is not None else self.numpy()
+        if copy is False and self._ordinal() is not None:
+            raise ValueError(f"a tensor on {self.device} is no array without a copy")
         if dtype is not None and array.dtype != np.dtype(dtype):
             if copy is False:
                 raise ValueError(f"a {self.dtype} tensor is not {np.dtype(dtype)} without a copy")
@@ -68,18 +88,26 @@ class Tensor:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        if self.dtype == "bfloat16":
+        if self.dtype == "bfloat16" or self._ordinal() is not None:
             if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
-                raise BufferError("the tensor lies in CPU memory: let the consumer move it to another device")
-            return _server.export_owner(self._owner, max_version, bool(copy))
+                raise BufferError(f"the tensor lies on {self.device}: let the consumer move it to another device")
+            return _server.export_owner(self._owner, max_version, bool(copy), stream)
         options = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
         return self.numpy().__dlpack__(**{key: value for key, value in options.items() if value is not None})
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        ordinal = self._ordinal()
+        return (1, 0) if ordinal is None else (2, ordinal)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only where it means something: consumers look whether it is there.
+        if name == "__cuda_array_interface__" and self._ordinal() is not None:
+            return _server.cuda_array_interface(self._owner)
+        raise AttributeError(f"'Tensor' object has no attribute '{name}'")
 
     def __repr__(self) -> str:
-        return f"Tensor(dtype={self.dtype}, shape={self.shape})"
+        place = "" if self._ordinal() is None else f", device='{self.device}'"
+        return f"Tensor(dtype={self.dtype}, shape={self.shape}{place})"
 
 
 def _bfloat16(owner: Any) -> NDArray[Any]:

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "field_walk.h"
+#include "no_gpus.h"
 #include "stub_session.h"
 
 namespace tensorferry::server {
@@ -90,7 +91,7 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
     options.model = "m";
     options.instance = "m_0_0";
     options.arena.max_bytes = 4 << 20;
-    auto session = StubSession::start(command_, options, segments_, host_, *this, logger_,
+    auto session = StubSession::start(command_, options, segments_, {host_, gpus_}, *this, logger_,
                                       stop_.get(), patience);
     if (!session) return session.error();
     const pid_t pid = (*session)->pid();
@@ -149,6 +150,7 @@ class HandshakeTest : public testing::Test, public InstanceEvents {
   UniqueFd stop_;
   std::shared_ptr<SegmentAuthority> segments_ = std::make_shared<SegmentAuthority>();
   std::shared_ptr<HostArena> host_ = std::make_shared<HostArena>(segments_, ArenaOptions{});
+  std::shared_ptr<GpuArenas> gpus_ = no_gpus(segments_);
 };
 
 // ---------------------------------------------------------------- the first words
@@ -276,9 +278,10 @@ TEST_F(HandshakeTest, EveryFieldOfALogRecordChanged) {
   EXPECT_GT(change_each_field(log, "begin()", HasSubstr("Log: ")), 10);
 }
 
-TEST_F(HandshakeTest, ASegmentRequestMayHaveAnyNumbers) {
+TEST_F(HandshakeTest, ASegmentRequestMayHaveAnyNumbersButNotAnyKindOfDevice) {
   const protocol::SegmentRequest request{5, 4096};
-  EXPECT_EQ(change_each_field(request, "begin()", HasSubstr("")), 0);
+  constexpr int kUnknownKinds = 6;
+  EXPECT_EQ(change_each_field(request, "begin()", HasSubstr("SegmentRequest: ")), kUnknownKinds);
 }
 
 // ---------------------------------------------------------------- the last words
@@ -314,7 +317,7 @@ TEST_F(HandshakeTest, MemoryWithoutMeasureIsDeniedAndNobodyDies) {
   EXPECT_THAT(run(R"(
 begin()
 for size in (0, 1, 1 << 40, (1 << 64) - 1):
-    s.send(message(REQUEST, struct.pack("<QQ", 5, size)))
+    s.send(message(REQUEST, struct.pack("<QQBi", 5, size, 1, 0)))
     while struct.unpack_from("<IHH", s.recv(1 << 17))[2] not in (SEGMENT, DENIED):
         pass
 os._exit(3)

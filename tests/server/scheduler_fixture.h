@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "no_gpus.h"
 #include "stub_peer.h"
 
 namespace tensorferry::server {
@@ -43,7 +44,7 @@ class SchedulerTest : public testing::Test {
     options.index = index;
     options.ring_capacity = kRing;
     auto link = StubLink::open(options, std::make_shared<ControlSocket>(std::move(sockets.first)),
-                               segments_, host_, *scheduler_, null_logger());
+                               segments_, {host_, no_gpus(segments_)}, *scheduler_, null_logger());
     ASSERT_TRUE(link) << link.error().message;
     instances_[index].link = *link;
     instances_[index].stub =

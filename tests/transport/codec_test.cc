@@ -229,6 +229,10 @@ protocol::DeviceSegment golden(const Samples&) {
   return {1, protocol::SegmentRole::Stub, {DeviceKind::Cuda, 2}, 3, 4, "handle"};
 }
 template <>
+protocol::DeviceRequest golden(const Samples&) {
+  return {1, "uuid"};
+}
+template <>
 protocol::ReadDevice golden(const Samples& samples) {
   return {1, samples.tensors[2].memory};
 }

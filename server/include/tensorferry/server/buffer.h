@@ -1,6 +1,8 @@
-// Bytes of a tensor on the server's side, with whatever keeps them valid: a block of a model's host
-// arena, a lease on a range that a stub answered with, or ordinary memory.
+// Bytes of a tensor on the server's side, with whatever keeps them valid: a block of an arena of the
+// model's, a lease on a range that a stub answered with, or ordinary memory.
 #pragma once
+
+#include <tensorferry/transport/device.h>
 
 #include <array>
 #include <cstddef>
@@ -26,8 +28,10 @@ class Buffer {
   Buffer() = default;
   // Ordinary memory, uninitialised; aligned to 64 bytes when larger than kSmallBytes.
   static Buffer ordinary(std::size_t bytes);
-  // Shared memory at `data`.
-  static Buffer shared(std::byte* data, std::size_t bytes, std::shared_ptr<BufferHolder> holder);
+  // Shared memory at `data`; of a GPU where `device` says so: then bytes() tells where it is, and
+  // only the driver may follow that.
+  static Buffer shared(std::byte* data, std::size_t bytes, std::shared_ptr<BufferHolder> holder,
+                       Device device = {});
 
   Buffer(Buffer&&) noexcept = default;
   Buffer& operator=(Buffer&&) noexcept = default;
@@ -38,6 +42,8 @@ class Buffer {
   }
   std::size_t size() const noexcept { return size_; }
   bool is_shared() const noexcept { return holder_ != nullptr; }
+  const Device& device() const noexcept { return device_; }
+  bool is_cpu() const noexcept { return device_.kind != DeviceKind::Cuda; }
   const std::shared_ptr<BufferHolder>& holder() const noexcept { return holder_; }
 
  private:
@@ -54,6 +60,7 @@ class Buffer {
   std::byte* external_ = nullptr;
   std::size_t size_ = 0;
   std::shared_ptr<BufferHolder> holder_;
+  Device device_;
 };
 
 }  // namespace tensorferry::server

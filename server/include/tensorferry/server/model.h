@@ -2,6 +2,7 @@
 #pragma once
 
 #include <tensorferry/server/buffer.h>
+#include <tensorferry/server/device_source.h>
 #include <tensorferry/server/model_config.h>
 #include <tensorferry/server/request.h>
 #include <tensorferry/server/statistics.h>
@@ -65,6 +66,21 @@ class Model {
   // way in. From a page (4096 bytes) up; smaller sizes give ordinary memory, since small tensors
   // travel inside the message.
   Result<Buffer> allocate(std::size_t bytes);
+  // The same on a GPU (DeviceKind::Cuda, our ordinal): page-aligned, to be written by work on any
+  // stream. No work of anybody else's is under way there. Errors also: that there is no such
+  // device.
+  Result<Buffer> allocate(std::size_t bytes, const Device& device);
+  // One counted copy of device memory, put on its owner's stream: what the owner puts on it later
+  // does not reach the copy. Waits for nobody. `source` is kept until the copy is done.
+  Result<Buffer> copy_in(const DeviceSource& source);
+  // The same of a device buffer of ours: an answer that its receiver keeps.
+  Result<Buffer> copy_in(const Buffer& on_device);
+  // Which device (our ordinal) an address belongs to. Error InvalidArgument: to none.
+  Result<int> device_of(std::uintptr_t address) const;
+  // The stream that copies without a DeviceSource::stream are put on, for their producers to make
+  // it wait (DLPack's `stream`); and waiting on this thread, counted, until those copies are done.
+  Result<std::uintptr_t> device_stream(int device);
+  Result<void> finish_copies(int device);
   // The same with a copy of `bytes` in it: the one counted copy of an ordinary array.
   Result<Buffer> copy_in(std::span<const std::byte> bytes);
 

@@ -274,6 +274,7 @@ enum class ControlKind : std::uint16_t {
   DeviceSegment = 14,
   ReadDevice = 15,
   DeviceRead = 16,
+  DeviceRequest = 17,
 };
 
 struct ControlHeader {
@@ -408,6 +409,17 @@ struct Log {
   std::string_view text;
   static constexpr auto fields() {
     return std::tuple(&Log::level, &Log::file, &Log::line, &Log::text);
+  }
+};
+
+// Stub -> server: the model made a tensor on this device; answered by DeviceOffer, or by
+// SegmentDenied.
+struct DeviceRequest {
+  static constexpr auto kKind = ControlKind::DeviceRequest;
+  std::uint64_t number = 0;
+  std::string_view uuid;  // kUuidBytes
+  static constexpr auto fields() {
+    return std::tuple(&DeviceRequest::number, &DeviceRequest::uuid);
   }
 };
 

@@ -44,6 +44,7 @@ class Segment {
   std::size_t bytes() const noexcept { return bytes_; }
   std::byte* data() const noexcept { return data_; }
   int fd() const noexcept { return fd_.get(); }
+  const std::shared_ptr<void>& keeper() const noexcept { return keeper_; }  // of adopted memory
   // True if [offset, offset + bytes) lies inside; never overflows.
   bool contains(std::uint64_t offset, std::uint64_t bytes) const noexcept {
     return offset <= bytes_ && bytes <= bytes_ - offset;

@@ -1,0 +1,18 @@
+// Copies of device memory that cross to a model: put on a stream, counted, and waited for by nobody
+// but where the CPU is to read the result.
+#pragma once
+
+#include <tensorferry/server/buffer.h>
+#include <tensorferry/server/device_source.h>
+#include <tensorferry/transport/error.h>
+
+#include "gpu.h"
+
+namespace tensorferry::server {
+
+// What we put on our stream later comes after the copy.
+Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& source);
+// Waits for the device; counted as a wait for a host array.
+Result<void> copy_to_host(Gpu& gpu, Buffer& to, const Buffer& from);
+
+}  // namespace tensorferry::server

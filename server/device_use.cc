@@ -1,0 +1,22 @@
+#include <tensorferry/server/device_use.h>
+
+#include "device_copies.h"
+#include "device_hold.h"
+
+namespace tensorferry::server {
+
+void use_on_stream(const Buffer& buffer, CUstream_st* stream) {
+  if (DeviceHold* hold = DeviceHold::of(buffer)) hold->use_on(stream);
+}
+
+Result<Buffer> copy_to_host(const Buffer& buffer) {
+  Buffer copy = Buffer::ordinary(buffer.size());
+  DeviceHold* hold = DeviceHold::of(buffer);
+  if (!hold) return copy;  // nothing lies there
+  if (auto followed = hold->follow_users(); !followed) return std::unexpected(followed.error());
+  if (auto copied = copy_to_host(hold->gpu(), copy, buffer); !copied)
+    return std::unexpected(copied.error());
+  return copy;
+}
+
+}  // namespace tensorferry::server
