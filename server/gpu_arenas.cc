@@ -6,7 +6,7 @@ Result<std::shared_ptr<Segment>> make_device_segment(SegmentId id, Gpu& gpu, std
   auto chunk = cuda::Chunk::create(gpu.context(), bytes, gpu.share_mode());
   if (!chunk) return std::unexpected(chunk.error());
   auto* data = reinterpret_cast<std::byte*>((*chunk)->base());
-  return Segment::adopt(id, data, (*chunk)->bytes(), std::move(*chunk));
+  return Segment::adopt(id, data, (*chunk)->bytes(), *chunk);
 }
 
 const cuda::Chunk& chunk_of(const Segment& segment) {

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import fake_cuda
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BUILD = ROOT / "build"
@@ -34,9 +36,9 @@ BUDGET_MINUTES = {"set-up": 4, "builds": 9, "tests": 9, "fuzz": 4, "lint": 4}
 
 # What Debian 12, 13 and Ubuntu 24.04 call what we need; `command` is how we see that it's there.
 APT_BUILD = {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "nlohmann-json3-dev": None}
+APT_TEST_LIBRARIES = {"libgtest-dev": None, "libgmock-dev": None}
 APT_TEST = {
-    "libgtest-dev": None,
-    "libgmock-dev": None,
+    **APT_TEST_LIBRARIES,
     "clang-19": "clang++-19",
     "libclang-rt-19-dev": None,
     "git": "git",
@@ -422,7 +424,7 @@ def verb_test(options: argparse.Namespace) -> int:
     """Everything that CI runs; --all adds what takes long, --with torch adds PyTorch"""
     report = Report()
     packages = {**APT_BUILD, **APT_TEST, **(APT_ALL if options.all else {})}
-    groups = ["build", "test", "lint", "bench", *options.extras]
+    groups = ["build", "test", "lint", "bench", "cuda", *options.extras]
     with report.part("set-up"):
         set_up(options, packages, groups)
     BUILD.mkdir(exist_ok=True)
@@ -491,6 +493,14 @@ def verb_bench(options: argparse.Namespace) -> int:
     return run([venv_python(), "bench", *results, *options.rest])
 
 
+def verb_fake_cuda(options: argparse.Namespace) -> int:
+    """-- COMMAND: runs it on the emulated CUDA driver; --profile P, --sched S, --devices N"""
+    set_up(options, {**APT_BUILD, **APT_TEST_LIBRARIES}, ["build", "test"])
+    if not build("dev", *fake_cuda.TARGETS):
+        return EXIT_FAILED
+    return fake_cuda.run(BUILD / "dev" / "fake_cuda", options.rest)
+
+
 def verb_doctor(options: argparse.Namespace) -> int:
     """What this machine has and lacks, for building and for running; changes nothing"""
     missing = missing_packages({**APT_BUILD, **APT_TEST})
@@ -521,6 +531,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": verb_bench,
     "lint": verb_lint,
     "fuzz": verb_fuzz,
+    "fake-cuda": verb_fake_cuda,
     "doctor": verb_doctor,
     "clean": verb_clean,
 }
@@ -534,11 +545,13 @@ def main() -> int:
     parser.add_argument("--fix", action="store_true")
     parser.add_argument("--seconds", type=int, default=0)
     parser.add_argument("--with", dest="extras", action="append", default=[], choices=["torch"])
-    options, rest = parser.parse_known_args()
-    options.rest = rest
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)  # what follows is nobody's options here
+    options, rest = parser.parse_known_args(words[:cut])
+    options.rest = [*rest, *words[cut:]]
     if options.verb not in VERBS:
         for name, verb in VERBS.items():
-            print(f"./dev {name:7} {verb.__doc__}")
+            print(f"./dev {name:9} {verb.__doc__}")
         print("\n--no-apt: never touch the system.  PYTHON=/path/to/python ./dev ...: another interpreter.")
         return 0 if options.verb is None else EXIT_USAGE
     return VERBS[options.verb](options)

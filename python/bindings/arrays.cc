@@ -44,7 +44,8 @@ bool may_take(const View& view, const py::array& array) {
 
 server::Buffer shared_with(Owner& owner) {
   std::span<std::byte> bytes = owner.buffer.bytes();
-  return server::Buffer::shared(bytes.data(), bytes.size(), owner.buffer.holder());
+  return server::Buffer::shared(bytes.data(), bytes.size(), owner.buffer.holder(),
+                                owner.buffer.device());
 }
 
 server::Buffer copy_in(server::Model& model, std::span<const std::byte> bytes) {

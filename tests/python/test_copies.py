@@ -111,8 +111,9 @@ def test_strings_that_nobody_read_pass_through(load: Load) -> None:
 
 
 def added(before: dict[str, int]) -> dict[str, int]:
-    """What this process has copied since."""
-    return {key: value - before[key] for key, value in tensorferry._server.copy_counts().items()}
+    """What this process has copied since: nothing of what isn't named."""
+    now = tensorferry._server.copy_counts()
+    return {key: value - before[key] for key, value in now.items() if value != before[key]}
 
 
 def test_a_scalar_travels_inside_its_message(load: Load) -> None:
@@ -120,11 +121,11 @@ def test_a_scalar_travels_inside_its_message(load: Load) -> None:
     given = loaded.given(1)
     before = tensorferry._server.copy_counts()
     assert np.asarray(loaded.model.infer({"IN": given})["OUT"])[0] == BIG
-    out_of_the_message = {"host_calls": 0, "host_bytes": 0, "inline_calls": 1, "inline_bytes": 4}
+    out_of_the_message = {"inline_calls": 1, "inline_bytes": 4}
     assert added(before) == out_of_the_message
     before = tensorferry._server.copy_counts()
     assert np.asarray(loaded.model.infer({"IN": np.float32([7])})["OUT"])[0] == 7
-    there_and_back = {"host_calls": 0, "host_bytes": 0, "inline_calls": 3, "inline_bytes": 12}  # request, message, answer
+    there_and_back = {"inline_calls": 3, "inline_bytes": 12}  # request, message, answer
     assert added(before) == there_and_back
     assert loaded.copied() == 0
 

@@ -1,0 +1,40 @@
+// Graphs as they come from capture. Handles are the driver's.
+#include "call.h"
+
+using namespace fakecuda::runtime;
+
+extern "C" {
+
+cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned flags) {
+  return in_context(cuGraphCreate, graph, flags);
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return in_context(cuGraphDestroy, graph); }
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
+  return in_context(cuGraphGetNodes, graph, nodes, count);
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long flags) {
+  return in_context(cuGraphInstantiate, exec, graph, flags);
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                          unsigned long long flags) {
+  return in_context(cuGraphInstantiate, exec, graph, flags);
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  return in_context(cuGraphExecDestroy, exec);
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+  return in_context(cuGraphUpload, exec, stream);
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  return in_context(cuGraphLaunch, exec, stream);
+}
+
+}  // extern "C"
