@@ -27,8 +27,10 @@
 
 namespace tensorferry::stub {
 
-// What a lane asks of the link to the server.
+// What lanes ask of the link to the server.
 struct DevicePeer {
+  // Whether the server offers the device; waits until it has said so.
+  std::function<Result<void>(const cuda::Uuid&)> ask_for_device;
   std::function<Result<ClosedChunk>(Device, std::size_t bytes)> ask_for_chunk;
   std::function<void(SegmentId)> say_dropped;
   DeviceEndings::ReleaseLease release;

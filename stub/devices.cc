@@ -152,21 +152,27 @@ Result<DeviceLane*> Devices::lane(Device name) {
   return lane;
 }
 
+DeviceLane* Devices::find(const cuda::Uuid& uuid) {
+  std::scoped_lock lock(mutex_);
+  for (const auto& [number, lane] : lanes_) {
+    if (lane->uuid() == uuid) return lane.get();
+  }
+  return nullptr;
+}
+
 Result<DeviceLane*> Devices::lane_at(int ordinal) {
   for (DeviceLane* lane : open_lanes()) {
     if (lane->local().ordinal() == ordinal) return lane;
   }
   auto device = cuda::device_by_ordinal(ordinal);
   if (!device) return std::unexpected(device.error());
-  std::optional<Device> name;
-  {
-    std::scoped_lock lock(mutex_);
-    for (const auto& [number, lane] : lanes_) {
-      if (lane->uuid() == device->uuid) name = lane->name();
-    }
+  std::scoped_lock lock(ask_mutex_);
+  if (!find(device->uuid) && !denied_.contains(device->uuid)) {
+    if (!peer_.ask_for_device(device->uuid)) denied_.insert(device->uuid);
   }
-  if (!name) return nullptr;
-  return lane(*name);
+  DeviceLane* offered = find(device->uuid);
+  if (!offered) return nullptr;
+  return lane(offered->name());
 }
 
 std::vector<DeviceLane*> Devices::open_lanes() {

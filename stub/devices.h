@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -38,11 +39,13 @@ class Devices {
   // The lane of a device that the server named, opened. Error gpu_no_device where this process
   // can't see it.
   Result<DeviceLane*> lane(Device name);
-  // The lane of a device of ours; nullptr where the server has offered none.
+  // The lane of a device of ours, which the server is asked for; nullptr where it has none to offer.
   Result<DeviceLane*> lane_at(int ordinal);
   // This process's ordinal for it. Loads the driver and makes no context.
   Result<int> ordinal_of(Device name);
 
+  // The lane that the server offered for it, open or not; nullptr for none.
+  DeviceLane* find(const cuda::Uuid& uuid);
   // The lane that has the block of our own at that address; nullptr where none has.
   DeviceLane* owner_of(const void* address);
   void trim();
@@ -56,6 +59,8 @@ class Devices {
   std::mutex mutex_;  // guards what follows; nothing is ever removed
   std::condition_variable offer_came_;
   std::map<std::int32_t, std::unique_ptr<DeviceLane>> lanes_;  // by the server's number
+  std::mutex ask_mutex_;                // one asks at a time
+  std::set<cuda::Uuid> denied_;         // under ask_mutex_
   std::mutex open_mutex_;
   std::map<int, std::unique_ptr<LocalDevice>> local_;  // by ordinal; under open_mutex_
 };

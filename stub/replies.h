@@ -23,9 +23,12 @@ struct ClosedChunk {
   std::size_t bytes = 0;
 };
 
+// A device was offered, as was asked.
+struct Offered {};
+
 class Replies {
  public:
-  using Answer = std::variant<std::shared_ptr<Segment>, ClosedChunk, protocol::MemoryRef>;
+  using Answer = std::variant<std::shared_ptr<Segment>, ClosedChunk, protocol::MemoryRef, Offered>;
 
   std::uint64_t next_number();
   void answer(std::uint64_t number, Result<Answer> answer);

@@ -118,22 +118,6 @@ void StubLink::make_channel(std::shared_ptr<Segment> ring, std::size_t capacity)
   channel_->set_release_notify([this] { (void)channel_->flush_releases(); });
 }
 
-void StubLink::make_devices() {
-  DevicePeer peer;
-  peer.ask_for_chunk = [this](Device device, std::size_t bytes) -> Result<ClosedChunk> {
-    const std::uint64_t number = replies_.next_number();
-    if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes, device}); !sent)
-      return std::unexpected(sent.error());
-    return replies_.wait<ClosedChunk>(number, Clock::now() + kPatience);
-  };
-  peer.say_dropped = [this](SegmentId id) { (void)socket_.send(protocol::SegmentDropped{id}); };
-  peer.release = [this](std::uint64_t lease, std::span<const protocol::EventSlot> after) {
-    channel_->release_later(lease, after);
-  };
-  peer.read_messages = [this] { (void)channel_->inbox().poll(); };
-  devices_ = std::make_unique<Devices>(std::move(peer));
-}
-
 Result<std::shared_ptr<Segment>> StubLink::grow(std::size_t bytes) {
   const std::uint64_t number = replies_.next_number();
   if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes}); !sent)
@@ -142,19 +126,6 @@ Result<std::shared_ptr<Segment>> StubLink::grow(std::size_t bytes) {
   if (!granted && granted.error().code == ErrorCode::DeadlineExceeded)
     return failure(ErrorCode::OutOfSharedMemory, "the server did not provide a segment in time");
   return granted;
-}
-
-Result<InputMemory> StubLink::read_device(const InputMemory& input) {
-  const std::uint64_t number = replies_.next_number();
-  const protocol::MemoryRef memory{protocol::MemoryKind::DeviceChunk, input.segment, input.offset,
-                                   input.bytes, input.lease};
-  if (auto sent = socket_.send(protocol::ReadDevice{number, memory}); !sent)
-    return std::unexpected(sent.error());
-  auto copy = replies_.wait<protocol::MemoryRef>(number, {});
-  if (!copy) return std::unexpected(copy.error());
-  return read_host_memory(*copy, [this](const protocol::MemoryRef& at) {
-    return resolve(at.place, at.offset, at.bytes);
-  });
 }
 
 Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offset,

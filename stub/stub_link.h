@@ -71,6 +71,7 @@ class StubLink {
   Result<void> start(const Interpreter& interpreter);
   void make_channel(std::shared_ptr<Segment> ring, std::size_t capacity);
   void make_devices();
+  Result<void> ask_for_device(const cuda::Uuid& uuid);
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
   // Drops idle segments and tells the server so. The waiting thread's.
   void trim();
@@ -83,6 +84,7 @@ class StubLink {
   Result<void> on_control(ControlMessage message, Scratch& scratch);
   Result<void> on_memory(ControlMessage& message, Scratch& scratch);
   Result<void> on_segment(const protocol::Segment& segment, UniqueFd fd);
+  Result<void> on_offer(const protocol::DeviceOffer& offer);
   Result<void> on_device_segment(const protocol::DeviceSegment& segment, UniqueFd fd);
   void push(Command command);
 
@@ -94,6 +96,8 @@ class StubLink {
   std::unique_ptr<Channel> channel_;
   std::unique_ptr<Devices> devices_;
   Replies replies_;
+  std::mutex asked_mutex_;
+  std::optional<std::pair<std::uint64_t, cuda::Uuid>> asked_device_;  // under asked_mutex_
   std::thread control_;
   std::thread background_;
 

@@ -5,6 +5,69 @@
 #include "stub_link.h"
 
 namespace tensorferry::stub {
+namespace {
+
+constexpr std::chrono::seconds kPatience{30};
+
+}  // namespace
+
+void StubLink::make_devices() {
+  DevicePeer peer;
+  peer.ask_for_device = [this](const cuda::Uuid& uuid) { return ask_for_device(uuid); };
+  peer.ask_for_chunk = [this](Device device, std::size_t bytes) -> Result<ClosedChunk> {
+    const std::uint64_t number = replies_.next_number();
+    if (auto sent = socket_.send(protocol::SegmentRequest{number, bytes, device}); !sent)
+      return std::unexpected(sent.error());
+    return replies_.wait<ClosedChunk>(number, Clock::now() + kPatience);
+  };
+  peer.say_dropped = [this](SegmentId id) { (void)socket_.send(protocol::SegmentDropped{id}); };
+  peer.release = [this](std::uint64_t lease, std::span<const protocol::EventSlot> after) {
+    channel_->release_later(lease, after);
+  };
+  peer.read_messages = [this] { (void)channel_->inbox().poll(); };
+  devices_ = std::make_unique<Devices>(std::move(peer));
+}
+
+// The offer names no number: it may come by itself, too.
+Result<void> StubLink::ask_for_device(const cuda::Uuid& uuid) {
+  const std::uint64_t number = replies_.next_number();
+  {
+    std::scoped_lock lock(asked_mutex_);
+    asked_device_ = {number, uuid};
+  }
+  const std::string_view name(reinterpret_cast<const char*>(uuid.bytes.data()), uuid.bytes.size());
+  if (auto sent = socket_.send(protocol::DeviceRequest{number, name}); !sent) return sent;
+  auto offered = replies_.wait<Offered>(number, Clock::now() + kPatience);
+  if (offered) return {};
+  (void)log(protocol::LogLevel::Warning, "tensorferry", 0,
+            "tensors of " + to_string(uuid) +
+                " cross by way of host memory, since the server shares none there: " +
+                offered.error().message);
+  return std::unexpected(offered.error());
+}
+
+Result<void> StubLink::on_offer(const protocol::DeviceOffer& offer) {
+  if (auto known = devices_->on_offer(offer); !known) return known;
+  std::scoped_lock lock(asked_mutex_);
+  if (asked_device_ && devices_->find(asked_device_->second)) {
+    replies_.answer(asked_device_->first, Offered{});
+    asked_device_.reset();
+  }
+  return {};
+}
+
+Result<InputMemory> StubLink::read_device(const InputMemory& input) {
+  const std::uint64_t number = replies_.next_number();
+  const protocol::MemoryRef memory{protocol::MemoryKind::DeviceChunk, input.segment, input.offset,
+                                   input.bytes, input.lease};
+  if (auto sent = socket_.send(protocol::ReadDevice{number, memory}); !sent)
+    return std::unexpected(sent.error());
+  auto copy = replies_.wait<protocol::MemoryRef>(number, {});
+  if (!copy) return std::unexpected(copy.error());
+  return read_host_memory(*copy, [this](const protocol::MemoryRef& at) {
+    return resolve(at.place, at.offset, at.bytes);
+  });
+}
 
 Result<void> StubLink::on_segment(const protocol::Segment& segment, UniqueFd fd) {
   auto mapped = Segment::map(segment.segment, std::move(fd), segment.bytes);
@@ -45,7 +108,7 @@ Result<void> StubLink::on_memory(ControlMessage& message, Scratch& scratch) {
           [&](const auto& segment) { return on_device_segment(segment, std::move(message.fd)); });
     case ControlKind::DeviceOffer:
       return handle.operator()<protocol::DeviceOffer>(
-          [&](const auto& offer) { return devices_->on_offer(offer); });
+          [&](const auto& offer) { return on_offer(offer); });
     case ControlKind::SegmentDropped:
       return handle.operator()<protocol::SegmentDropped>([&](const auto& dropped) -> Result<void> {
         host_segments_.erase(dropped.segment);

@@ -65,18 +65,6 @@ void emulator_advances() {
   if (auto* advance = emulated<decltype(fakecuda_advance)>("fakecuda_advance")) advance();
 }
 
-void use_emulator(char** argv) {
-  const std::filesystem::path folder =
-      std::filesystem::path(own_path()).parent_path().parent_path() / "fake_cuda";
-  if (std::getenv("FAKECUDA") || !exists(folder / "libcuda.so.1")) return;
-  const char* before = std::getenv("LD_LIBRARY_PATH");
-  const std::string path = folder.string() + (before ? ":" + std::string(before) : "");
-  ::setenv("LD_LIBRARY_PATH", path.c_str(), 1);
-  ::setenv("FAKECUDA", "1", 1);
-  ::setenv("FAKECUDA_QUIET", "1", 0);
-  ::execv(own_path().c_str(), argv);
-}
-
 bool in_own_process(Variables variables) {
   if (std::getenv(kInner)) return true;
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();

@@ -28,9 +28,6 @@ void emulator_fails(const std::string& faults);
 // Runs what can run.
 void emulator_advances();
 
-// Makes the emulator be found by Driver::get(), by starting this program again if need be.
-void use_emulator(char** argv);
-
 // True in a process of its own, made for this test and started with these variables set besides; in
 // the first process false, after it has ended and its result was asserted:
 //   if (!in_own_process({{"FAKECUDA_PROFILE", "no_vmm"}})) return;
