@@ -1,7 +1,7 @@
 """Runs the tests of the driver that come in numba-cuda's wheel, and prints a line for each: its name, a tab, its outcome.
 
 Run on the emulated driver. Without arguments it runs all of them, each module in a process of its own; with the name of a
-module it runs that one's, by unittest, since their pytest fixtures aren't in the wheel. NVIDIA's compilers aren't found, so that
+module it runs that one's, by unittest, since their pytest fixtures aren't in the wheel. NVIDIA's compilers are hidden, so that
 the outcome is the same where they are installed: what they make couldn't run.
 """
 
