@@ -26,6 +26,8 @@ def emulated_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     yield processes
     codes = {key[1]: process.close() for key, process in processes.items()}
     assert not any(codes.values()), f"exit codes by scheduler: {codes}"
+    reports = {key[1]: found for key, process in processes.items() if (found := process.reports())}
+    assert not reports, f"reports by scheduler: {reports}"
 
 
 @pytest.fixture

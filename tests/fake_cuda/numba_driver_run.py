@@ -1,8 +1,7 @@
 """Runs the tests of the driver that come in numba-cuda's wheel, and prints a line for each: its name, a tab, its outcome.
 
-Run on the emulated driver. Without arguments it runs all of them; with names of modules those, by unittest, since their pytest
-fixtures aren't in the wheel. NVIDIA's compilers are hidden, so that the outcome is the same where they are installed: what
-they make couldn't run.
+Run on the emulated driver. Without arguments it runs all of them; with names of modules those, by unittest, since the pytest
+fixtures are not in the wheel. Compilers are hidden, so that it is the same where they are: what they make can't run.
 """
 
 from __future__ import annotations
