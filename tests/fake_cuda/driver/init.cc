@@ -138,6 +138,14 @@ FAKECUDA_API cuGetExportTable(const void** table, const CUuuid*) {
   });
 }
 
+// There is no profiler to start.
+extern "C" __attribute__((visibility("default"))) CUresult cuProfilerStart(void) {
+  return api(__func__, Need::Context, [](Call&) { return CUDA_SUCCESS; });
+}
+extern "C" __attribute__((visibility("default"))) CUresult cuProfilerStop(void) {
+  return api(__func__, Need::Context, [](Call&) { return CUDA_SUCCESS; });
+}
+
 extern "C" uint64_t fakecuda_advance(void) {
   if (!is_initialised()) return 0;
   Lock lock(driver().mutex);
