@@ -34,6 +34,8 @@ def emulated_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     yield processes
     codes = {key[1]: process.close() for key, process in processes.items()}
     assert not any(codes.values()), f"exit codes by scheduler: {codes}"
+    reports = {key[1]: found for key, process in processes.items() if (found := process.reports())}
+    assert not reports, f"reports by scheduler: {reports}"
 
 
 @pytest.fixture
@@ -65,5 +67,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     given: dict[str, Any] = pyfuncitem.funcargs
     names = pyfuncitem.function.__code__.co_varnames[: pyfuncitem.function.__code__.co_argcount]
     process: Emulated = given["on_the_emulator"]
-    process.call(pyfuncitem.function.__name__, {name: given[name] for name in names})
+    process.call(pyfuncitem.originalname, {name: given[name] for name in names})
     return True
