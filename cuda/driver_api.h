@@ -92,7 +92,7 @@ struct AccessDesc {  // CUmemAccessDesc
   int flags = kAccessReadWrite;
 };
 struct Copy3DSide {
-  std::size_t x_bytes = 0, y = 0, z = 0, lod = 0;
+  std::size_t x_bytes = 0, y = 0, z = 0, level = 0;
   unsigned memory_type = kMemoryTypeUnified;
   const void* host = nullptr;
   DevicePtr device = 0;

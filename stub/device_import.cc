@@ -11,8 +11,8 @@ namespace tensorferry::stub {
 namespace {
 
 const ExchangeApi* exchange_api_of(PyObject* object) {
-  PyRef capsule(PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)),
-                                       kExchangeApiAttribute));
+  PyRef capsule(
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)), kExchangeApiAttribute));
   PyErr_Clear();
   if (!capsule || !PyCapsule_IsValid(capsule.get(), kExchangeApiCapsule)) return nullptr;
   auto* header =

@@ -114,8 +114,8 @@ std::optional<ForeignTensor> look_into(PyObject* capsule) {
       PyErr_SetString(PyExc_BufferError, "the capsule is of a DLPack version that is too new");
       return std::nullopt;
     }
-    return ForeignTensor{&managed->dl_tensor,
-                         (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0, nullptr};
+    return ForeignTensor{&managed->dl_tensor, (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0,
+                         nullptr};
   }
   if (PyCapsule_IsValid(capsule, kName)) {
     auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kName));
@@ -189,7 +189,8 @@ PyRef import_object(PyObject* object) {
   return capsule ? consume(capsule.get(), nullptr) : PyRef();
 }
 
-// A bare capsule says nothing of streams: its maker is in order with the default one, or has waited.
+// A bare capsule says nothing of streams: its maker is in order with the default one, or has
+// waited.
 PyRef import_any(PyObject* source) {
   if (PyCapsule_CheckExact(source)) return consume(source, cuda::legacy_stream());
   if (is_tensor(source) && is_on_device(as_tensor(source)))

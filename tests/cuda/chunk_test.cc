@@ -23,8 +23,8 @@ class ChunkTest : public GpuTest, public testing::WithParamInterface<ShareMode> 
     return *chunk;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Modes, ChunkTest,
-                         testing::Values(ShareMode::Vmm, ShareMode::LegacyIpc), mode_name);
+INSTANTIATE_TEST_SUITE_P(Modes, ChunkTest, testing::Values(ShareMode::Vmm, ShareMode::LegacyIpc),
+                         mode_name);
 
 TEST_P(ChunkTest, IsRoundedUpToWhatTheDeviceMaps) {
   EXPECT_EQ(make(1)->bytes(), std::size_t{2} << 20);
