@@ -153,6 +153,7 @@ using DriverEntries = EntryTable<
     Entry<"cuDevicePrimaryCtxGetState", int(int, unsigned*, int*)>,
     Entry<"cuCtxPushCurrent_v2", int(ContextHandle)>,
     Entry<"cuCtxPopCurrent_v2", int(ContextHandle*)>,
+    Entry<"cuCtxGetCurrent", int(ContextHandle*)>,
     Entry<"cuCtxGetStreamPriorityRange", int(int*, int*)>,
     Entry<"cuCtxRecordEvent", int(ContextHandle, EventHandle)>,
     Entry<"cuStreamCreateWithPriority", int(StreamHandle*, unsigned, int)>,

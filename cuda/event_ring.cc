@@ -5,7 +5,7 @@
 #include <mutex>
 
 #include "driver_call.h"
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 namespace tensorferry::cuda {
 namespace {
@@ -13,15 +13,15 @@ namespace {
 enum class SlotState : std::uint8_t { Free, Taken, Retired };
 
 struct Slot {
-  InterprocessEvent ready, done, consumed;
+  Event ready, done, consumed;
   std::uint32_t generation = 0;
   SlotState state = SlotState::Free;
 };
 
 Result<Slot> make_slot() {
   Slot slot;
-  for (InterprocessEvent* event : {&slot.ready, &slot.done, &slot.consumed}) {
-    auto made = make_event();
+  for (Event* event : {&slot.ready, &slot.done, &slot.consumed}) {
+    auto made = make_event(true);
     if (!made) return std::unexpected(made.error());
     *event = std::move(*made);
   }

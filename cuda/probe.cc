@@ -5,7 +5,7 @@
 #include <array>
 #include <cstring>
 
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 namespace tensorferry::cuda {
 namespace {
@@ -24,7 +24,7 @@ std::uint64_t next_word(std::uint64_t& state) noexcept {
 class Prober {
  public:
   static Result<Prober> on(const Stream& stream) {
-    auto event = make_event_of_ours();
+    auto event = make_event(false);
     if (!event) return std::unexpected(event.error());
     return Prober(stream, std::move(*event));
   }
@@ -54,15 +54,7 @@ class Prober {
   }
 
  private:
-  Prober(const Stream& stream, InterprocessEvent event) noexcept
-      : stream_(&stream), event_(std::move(event)) {}
-
-  static Result<InterprocessEvent> make_event_of_ours() {
-    EventHandle event = nullptr;
-    if (auto made = call<"cuEventCreate">(&event, abi::kEventDisableTiming); !made)
-      return std::unexpected(made.error());
-    return InterprocessEvent(event);
-  }
+  Prober(const Stream& stream, Event event) noexcept : stream_(&stream), event_(std::move(event)) {}
 
   // All that was put on the stream is done.
   Result<void> settle(const Deadline& deadline) {
@@ -71,7 +63,7 @@ class Prober {
   }
 
   const Stream* stream_;
-  InterprocessEvent event_;
+  Event event_;
 };
 
 }  // namespace

@@ -12,7 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 extern char** environ;
 
@@ -94,11 +94,11 @@ bool in_own_process(Variables variables) {
   for (std::string& each : environment) pointers.push_back(each.data());
   pointers.push_back(nullptr);
   std::string program = own_path();
-  std::string filter = std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
+  std::string filter =
+      std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
   char* arguments[] = {program.data(), filter.data(), nullptr};
   pid_t pid = -1;
-  EXPECT_EQ(
-      ::posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, pointers.data()), 0);
+  EXPECT_EQ(::posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, pointers.data()), 0);
   int status = -1;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
@@ -117,11 +117,12 @@ void GpuTest::SetUp() {
 void GpuTest::TearDown() {
   context_.reset();
   EXPECT_EQ(emulator_reports(), "");
+  clear_emulator_reports();
 }
 
 void finish(const Stream& stream) {
   auto guard = ContextGuard::enter(*stream.context());
-  auto event = make_event();
+  auto event = make_event(false);
   ASSERT_TRUE(event);
   ASSERT_TRUE(record(event->get(), stream.get()));
   ASSERT_TRUE(wait_on_host(event->get(), WaitReason::Probe));
@@ -130,8 +131,8 @@ void finish(const Stream& stream) {
 void GpuTest::write(DevicePtr at, std::span<const std::byte> bytes) const {
   auto stream = make_stream();
   auto guard = enter();
-  ASSERT_TRUE(copy_async(at, device_ptr(bytes.data()), bytes.size(), stream.get(),
-                         CopyKind::HostToDevice));
+  ASSERT_TRUE(
+      copy_async(at, device_ptr(bytes.data()), bytes.size(), stream.get(), CopyKind::HostToDevice));
   finish(stream);
 }
 
