@@ -115,15 +115,16 @@ Result<void> check_probe(const Stream& stream, const ProbePlace& place, std::uin
                          const std::function<bool()>& given_up) {
   auto guard = ContextGuard::enter(*stream.context());
   if (!guard) return std::unexpected(guard.error());
+  // First of all the stub's work on the block comes to its end, whatever it has seen.
+  if (place.events) {
+    if (auto done = wait_on_host(place.events->done, WaitReason::Probe, deadline, given_up); !done)
+      return done;
+  }
   Page page;
   fill_pattern(page, seed);
   if (answer.seen != checksum(page))
     return failure(ErrorCode::Unavailable,
                    "the stub saw other bytes than the server wrote to their shared device memory");
-  if (place.events) {
-    if (auto done = wait_on_host(place.events->done, WaitReason::Probe, deadline, given_up); !done)
-      return done;
-  }
   auto prober = Prober::on(stream);
   if (!prober) return std::unexpected(prober.error());
   auto seen = prober->read(place.at, deadline);

@@ -107,6 +107,7 @@ Result<std::uint64_t> obey(State& state, const PeerFrame& order, UniqueFd fd) {
     case PeerVerb::AnswerProbe:
       return answer(state, order);
     case PeerVerb::Close:
+      finish(*state.stream);
       state.events.reset();
       state.slots.clear();
       state.second.reset();
