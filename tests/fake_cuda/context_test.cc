@@ -119,10 +119,7 @@ TEST(FakeContext, PeerAccessIsWhatTheMatrixSays) {
 }
 
 CUresult share(CUmemAllocationHandleType type) {
-  CUmemAllocationProp properties{};
-  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {0}};
-  properties.requestedHandleTypes = type;
+  const auto properties = memory_properties(type);
   CUmemGenericAllocationHandle handle = 0;
   return cuMemCreate(&handle, std::size_t{2} << 20, &properties, 0);
 }

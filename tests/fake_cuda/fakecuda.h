@@ -58,6 +58,23 @@ FAKECUDA_EXPORT uint64_t fakecuda_calls(const char* function);
 FAKECUDA_EXPORT int fakecuda_read_counters(const char* file, fakecuda_counters* counters);
 FAKECUDA_EXPORT uint64_t fakecuda_read_calls(const char* file, const char* function);
 
+// What the process has and hasn't given back.
+typedef struct fakecuda_live {
+  uint64_t allocations;       // of cuMemAlloc
+  uint64_t physical_handles;  // of cuMemCreate, cuMemImportFromShareableHandle,
+                              // cuMemRetainAllocationHandle
+  uint64_t mappings;          // of cuMemMap
+  uint64_t reservations;      // of cuMemAddressReserve
+  uint64_t imports;           // blocks open by cuIpcOpenMemHandle
+  uint64_t pooled;            // allocations from pools
+  uint64_t host_allocations, host_registrations;
+  uint64_t streams, events, pools, contexts;
+} fakecuda_live;
+
+FAKECUDA_EXPORT void fakecuda_get_live(fakecuda_live* live);
+// Of another process, also of one that was killed. 0 or -1.
+FAKECUDA_EXPORT int fakecuda_read_live(const char* file, fakecuda_live* live);
+
 // Reports: undefined behaviour, unordered access, leaks. One line each. Copies up to `size` bytes
 // with a final NUL and returns the length of the whole text without it.
 FAKECUDA_EXPORT size_t fakecuda_reports(char* text, size_t size);

@@ -10,26 +10,6 @@ namespace {
 
 constexpr std::size_t kChunk = std::size_t{2} << 20;
 
-CUmemAllocationProp exportable(int ordinal = 0) {
-  CUmemAllocationProp properties{};
-  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {ordinal}};
-  properties.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  return properties;
-}
-
-CUdeviceptr map_whole(CUmemGenericAllocationHandle handle, bool accessible = true) {
-  CUdeviceptr address = 0;
-  EXPECT_EQ(cuMemAddressReserve(&address, kChunk, 0, 0, 0), CUDA_SUCCESS);
-  EXPECT_EQ(cuMemMap(address, kChunk, 0, handle, 0), CUDA_SUCCESS);
-  const CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, {0}},
-                               CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  if (accessible) {
-    EXPECT_EQ(cuMemSetAccess(address, kChunk, &access, 1), CUDA_SUCCESS);
-  }
-  return address;
-}
-
 int value_at(CUdeviceptr address) {
   int value = 0;
   EXPECT_EQ(cuMemcpyDtoH(&value, address, sizeof(value)), CUDA_SUCCESS);
@@ -40,11 +20,12 @@ TEST(FakeIpc, AChunkPassedAsADescriptorIsTheSameMemoryAndOutlivesItsMaker) {
   Program maker({}, [](const Pipe& pipe) {
     use_device();
     CUmemGenericAllocationHandle handle = 0;
-    const auto properties = exportable();
+    const auto properties = memory_properties();
     ASSERT_EQ(cuMemCreate(&handle, kChunk, &properties, 0), CUDA_SUCCESS);
-    const CUdeviceptr address = map_whole(handle);
+    const CUdeviceptr address = map_whole(handle, kChunk);
     const int value = 42;
     ASSERT_EQ(cuMemcpyHtoD(address, &value, sizeof(value)), CUDA_SUCCESS);
+    ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
     int fd = -1;
     ASSERT_EQ(
         cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
@@ -64,7 +45,7 @@ TEST(FakeIpc, AChunkPassedAsADescriptorIsTheSameMemoryAndOutlivesItsMaker) {
         cuMemImportFromShareableHandle(&handle, source, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
         CUDA_SUCCESS);
     ::close(fd);
-    EXPECT_EQ(value_at(map_whole(handle)), 42);
+    EXPECT_EQ(value_at(map_whole(handle, kChunk)), 42);
   });
   ::close(fd);
 }
@@ -73,9 +54,9 @@ TEST(FakeIpc, MappedMemoryWithoutAccessIsAnIllegalAddressForGood) {
   run_program({}, [] {
     use_device();
     CUmemGenericAllocationHandle handle = 0;
-    const auto properties = exportable();
+    const auto properties = memory_properties();
     ASSERT_EQ(cuMemCreate(&handle, kChunk, &properties, 0), CUDA_SUCCESS);
-    const CUdeviceptr address = map_whole(handle, false);
+    const CUdeviceptr address = map_whole(handle, kChunk, false);
     EXPECT_EQ(cuMemsetD8Async(address, 0, 8, nullptr), CUDA_SUCCESS);
     EXPECT_EQ(cuCtxSynchronize(), CUDA_ERROR_ILLEGAL_ADDRESS);
     CUdeviceptr other = 0;
@@ -86,8 +67,7 @@ TEST(FakeIpc, MappedMemoryWithoutAccessIsAnIllegalAddressForGood) {
 TEST(FakeIpc, OnlyMemoryMadeForItIsExported) {
   run_program({}, [] {
     use_device();
-    auto properties = exportable();
-    properties.requestedHandleTypes = CU_MEM_HANDLE_TYPE_NONE;
+    const auto properties = memory_properties(CU_MEM_HANDLE_TYPE_NONE);
     CUmemGenericAllocationHandle handle = 0;
     int fd = -1;
     ASSERT_EQ(cuMemCreate(&handle, kChunk, &properties, 0), CUDA_SUCCESS);
@@ -95,7 +75,7 @@ TEST(FakeIpc, OnlyMemoryMadeForItIsExported) {
         cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
         CUDA_ERROR_INVALID_VALUE);
     CUipcMemHandle legacy{};
-    EXPECT_EQ(cuIpcGetMemHandle(&legacy, map_whole(handle)), CUDA_ERROR_INVALID_VALUE);
+    EXPECT_EQ(cuIpcGetMemHandle(&legacy, map_whole(handle, kChunk)), CUDA_ERROR_INVALID_VALUE);
   });
 }
 

@@ -150,4 +150,30 @@ CUcontext use_device(int ordinal) {
   return context;
 }
 
+CUmemLocation on_device(int ordinal) {
+  CUmemLocation location{};
+  location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  location.id = ordinal;
+  return location;
+}
+
+CUmemAllocationProp memory_properties(CUmemAllocationHandleType type) {
+  CUmemAllocationProp properties{};
+  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  properties.location = on_device();
+  properties.requestedHandleTypes = type;
+  return properties;
+}
+
+CUdeviceptr map_whole(CUmemGenericAllocationHandle handle, std::size_t size, bool accessible) {
+  CUdeviceptr address = 0;
+  EXPECT_EQ(cuMemAddressReserve(&address, size, 0, 0, 0), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemMap(address, size, 0, handle, 0), CUDA_SUCCESS);
+  const CUmemAccessDesc access{on_device(), CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  if (accessible) {
+    EXPECT_EQ(cuMemSetAccess(address, size, &access, 1), CUDA_SUCCESS);
+  }
+  return address;
+}
+
 }  // namespace fakecuda_test

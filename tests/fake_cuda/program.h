@@ -73,4 +73,12 @@ std::string reports_here();
 // cuInit and the primary context of a device, current on this thread.
 CUcontext use_device(int ordinal = 0);
 
+CUmemLocation on_device(int ordinal = 0);
+// What cuMemCreate takes for memory that can be passed as a descriptor, or not.
+CUmemAllocationProp memory_properties(
+    CUmemAllocationHandleType type = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+// A chunk at an address of its own, which device 0 may read and write, or nobody.
+CUdeviceptr map_whole(CUmemGenericAllocationHandle handle, std::size_t size,
+                      bool accessible = true);
+
 }  // namespace fakecuda_test

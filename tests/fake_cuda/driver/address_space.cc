@@ -60,10 +60,17 @@ std::uint64_t AddressSpace::taken(CUdeviceptr address, CUdeviceptr& base) const 
 
 Mapping& AddressSpace::map(Mapping mapping) {
   mapping.buffer_id = ++buffer_ids_;
+  ++counts_[static_cast<std::size_t>(mapping.kind)];
   return mappings_[mapping.base] = std::move(mapping);
 }
 
-bool AddressSpace::unmap(CUdeviceptr base) { return mappings_.erase(base) > 0; }
+bool AddressSpace::unmap(CUdeviceptr base) {
+  const auto found = mappings_.find(base);
+  if (found == mappings_.end()) return false;
+  --counts_[static_cast<std::size_t>(found->second.kind)];
+  mappings_.erase(found);
+  return true;
+}
 
 Mapping* AddressSpace::find(CUdeviceptr address) {
   auto after = mappings_.upper_bound(address);

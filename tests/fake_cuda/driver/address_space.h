@@ -5,6 +5,7 @@
 #include "physical.h"
 #include "stream.h"
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -56,6 +57,11 @@ class AddressSpace {
   std::vector<Mapping*> within(CUdeviceptr base, std::uint64_t size);
   const std::map<CUdeviceptr, Mapping>& mappings() const { return mappings_; }
 
+  std::uint64_t mapped(MappingKind kind) const { return counts_[static_cast<std::size_t>(kind)]; }
+  // Ranges taken for the caller himself.
+  std::uint64_t reservations() const { return reservations_; }
+  void note_reservation(bool made) { made ? ++reservations_ : --reservations_; }
+
   // The memory behind a range, device or host, in pieces; ILLEGAL_ADDRESS where a part isn't mapped
   // or `device` may not.
   CUresult reach(const Touch& touch, int device, std::vector<Piece>& pieces);
@@ -70,6 +76,8 @@ class AddressSpace {
   std::map<CUdeviceptr, Taken> taken_;
   std::map<CUdeviceptr, Mapping> mappings_;
   std::uint64_t buffer_ids_ = 0;
+  std::array<std::uint64_t, 4> counts_{};
+  std::uint64_t reservations_ = 0;
 };
 
 }  // namespace fakecuda

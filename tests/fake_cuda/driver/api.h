@@ -3,6 +3,7 @@
 #pragma once
 
 #include "driver.h"
+#include "live.h"
 #include "process_page.h"
 
 #include <cstdint>
@@ -31,7 +32,9 @@ CUresult api(const char* name, Need need, Body&& body) {
   Call call{driver(), Lock(driver().mutex), nullptr};
   if (need == Need::Context)
     if (CUresult missing = find_context(call); missing != CUDA_SUCCESS) return missing;
-  return body(call);
+  const CUresult result = body(call);
+  publish_live(call.driver);
+  return result;
 }
 
 // The same for what needs no cuInit and no driver.

@@ -2,6 +2,7 @@
 
 #include "api.h"
 #include "capture.h"
+#include "checker.h"
 #include "driver.h"
 #include "memory.h"
 
@@ -69,7 +70,10 @@ void wait_for_context(Driver& driver, Lock& lock, const std::shared_ptr<Context>
   for (const auto& stream : streams)
     if (stream->context.lock() == context) driver.engine.force(lock, driver.engine.newest(stream));
   for (const auto& stream : streams)
-    if (stream->context.lock() == context) driver.engine.wait(lock, driver.engine.newest(stream));
+    if (stream->context.lock() == context) {
+      driver.engine.wait(lock, driver.engine.newest(stream));
+      note_seen(driver, *stream);
+    }
 }
 
 void destroy_context(Lock& lock, const std::shared_ptr<Context>& context) {

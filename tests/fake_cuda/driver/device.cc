@@ -9,6 +9,8 @@
 namespace fakecuda {
 namespace {
 
+constexpr int kHostMemoryPoolsSupported = 144;  // named since the headers of 13.0
+
 const std::map<int, int>& common_attributes() {
   static const auto* attributes = new std::map<int, int>{
       {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024},
@@ -57,13 +59,15 @@ const std::map<int, int>& common_attributes() {
       {CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK, 1024},
       {CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 1},
       {CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED, 1},
+      {kHostMemoryPoolsSupported, 1},
   };
   return *attributes;
 }
 
 // The last attribute that a driver of that version knows.
 int last_attribute(int version) {
-  if (version >= 12080) return CU_DEVICE_ATTRIBUTE_MAX - 1;
+  if (version >= 12080)
+    return std::max<int>(CU_DEVICE_ATTRIBUTE_MAX - 1, kHostMemoryPoolsSupported);
   if (version >= 12000) return CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED;
   return version >= 11030 ? CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES
                           : CU_DEVICE_ATTRIBUTE_TIMELINE_SEMAPHORE_INTEROP_SUPPORTED;

@@ -36,6 +36,7 @@ struct Driver {
   Handles<CUmemoryPool, Pool> pools;
   Handles<CUgraph, Graph> graphs;
   Handles<CUgraphExec, Graph> graph_execs;
+  CUmemoryPool host_pool = nullptr;  // the default one
   AddressSpace space;
   HostMemory host;
   Engine engine;

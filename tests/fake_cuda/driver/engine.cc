@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "checker.h"
 #include "context.h"
 #include "driver.h"
 #include "futex.h"
@@ -28,8 +29,8 @@ std::shared_ptr<Stream> Engine::add_stream(const std::shared_ptr<Context>& conte
 bool Engine::is_done(const Point& point) const {
   if (point.stream) return point.stream->completed >= point.sequence;
   if (!point.cell || point.cell->is_done(point.number)) return true;
-  const std::uint32_t recorder = point.cell->recorder.load();
-  return settings_.death_completes && recorder != 0 && !system_.is_slot_alive(recorder - 1);
+  const ProcessId recorder{point.cell->recorder.load(), point.cell->recorder_start_time.load()};
+  return settings_.death_completes && recorder.pid != 0 && !is_alive(recorder);
 }
 
 Point Engine::submit(Lock& lock, const std::shared_ptr<Stream>& stream, Operation operation) {
@@ -106,7 +107,11 @@ void Engine::drain(Lock& lock, bool is_worker) {
         progressed = true;
       }
     }
-    std::erase_if(streams_, [](const auto& s) { return s->is_destroyed && s->operations.empty(); });
+    std::erase_if(streams_, [this](const auto& stream) {
+      const bool is_gone = stream->is_destroyed && stream->operations.empty();
+      if (is_gone) retire_timeline(system_, *stream);
+      return is_gone;
+    });
   }
 }
 

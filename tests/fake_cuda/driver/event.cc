@@ -84,7 +84,8 @@ CUresult record(Call& call, CUevent handle, CUstream stream_handle) {
   event->capture = nullptr;
   event->unanswered = 0;
   event->when = std::make_shared<std::chrono::steady_clock::time_point>();
-  event->cell->recorder = call.driver.system.slot() + 1;
+  event->cell->recorder_start_time = call.driver.system.id().start_time;
+  event->cell->recorder = call.driver.system.id().pid;
   const std::uint64_t number = event->cell->recorded.load() + 1;
   Operation operation;
   operation.what = "cuEventRecord";
@@ -93,7 +94,7 @@ CUresult record(Call& call, CUevent handle, CUstream stream_handle) {
   // The number counts before the operation may run: who asks meanwhile must not take an older
   // record for the newest.
   event->last = {stream, stream->enqueued + 1, event->cell, number};
-  note_record(call.driver, *stream, *event, number);
+  note_record(call.driver, *stream, *event);
   event->cell->recorded = number;
   if (CUresult bad = enqueue(call, stream, std::move(operation))) return bad;
   if (event->shared != nullptr) call.driver.engine.watch(event->last);

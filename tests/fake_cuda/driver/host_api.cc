@@ -10,6 +10,19 @@
 namespace fakecuda {
 namespace {
 
+HostRange make_range(Call& call, std::uint64_t base, std::uint64_t size, unsigned flags,
+                     bool is_registered) {
+  HostRange range;
+  range.base = base;
+  range.size = size;
+  range.flags = flags;
+  range.is_registered = is_registered;
+  range.context = call.context->handle;
+  range.buffer_id = next_serial();
+  range.shadow = make_shadow(size);
+  return range;
+}
+
 CUresult allocate(Call& call, void** pointer, std::uint64_t size, unsigned flags) {
   constexpr unsigned kKnown =
       CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED;
@@ -17,8 +30,8 @@ CUresult allocate(Call& call, void** pointer, std::uint64_t size, unsigned flags
   if (CUresult bad = refuse_while_capturing(call)) return bad;
   void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-  call.driver.host.add({reinterpret_cast<std::uintptr_t>(mapped), size, flags, false,
-                        call.context->handle, next_serial()});
+  call.driver.host.add(
+      make_range(call, reinterpret_cast<std::uintptr_t>(mapped), size, flags, false));
   count(&fakecuda_counters::host_allocations);
   *pointer = mapped;
   return CUDA_SUCCESS;
@@ -36,7 +49,7 @@ CUresult register_range(Call& call, void* pointer, std::uint64_t size, unsigned 
   // Pinning takes the pages: what isn't mapped can't be pinned.
   if (::msync(reinterpret_cast<void*>(page), base + size - page, MS_ASYNC) != 0)
     return CUDA_ERROR_INVALID_VALUE;
-  if (!call.driver.host.add({base, size, flags, true, call.context->handle, next_serial()}))
+  if (!call.driver.host.add(make_range(call, base, size, flags, true)))
     return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
   count(&fakecuda_counters::host_registers);
   return CUDA_SUCCESS;
@@ -50,6 +63,15 @@ void remove(Driver& driver, const HostRange& range) {
 }
 
 }  // namespace
+
+std::shared_ptr<ShadowEntry> make_shadow(std::uint64_t size) {
+  const std::uint64_t bytes = shadow_bytes(size);
+  void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  return {static_cast<ShadowEntry*>(mapped),
+          [bytes](ShadowEntry* entries) { ::munmap(entries, bytes); }};
+}
 
 void free_host_memory_of(Driver& driver, CUcontext context) {
   std::vector<HostRange> ranges;

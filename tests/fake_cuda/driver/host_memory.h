@@ -3,19 +3,26 @@
 #pragma once
 
 #include "cuda_api.h"
+#include "shadow.h"
 
 #include <cstdint>
 #include <map>
+#include <memory>
 
 namespace fakecuda {
+
+// Zeroed, and taking memory only where it is used.
+std::shared_ptr<ShadowEntry> make_shadow(std::uint64_t size);
 
 struct HostRange {
   std::uint64_t base = 0;
   std::uint64_t size = 0;
   unsigned flags = 0;
-  bool is_registered = false;  // else allocated
-  CUcontext context = nullptr;
+  bool is_registered = false;   // else allocated
+  CUcontext context = nullptr;  // that it dies with; null: none
+  CUmemoryPool pool = nullptr;
   std::uint64_t buffer_id = 0;
+  std::shared_ptr<ShadowEntry> shadow;  // of the checker; null: there was no memory for it
 };
 
 class HostMemory {
@@ -24,6 +31,7 @@ class HostMemory {
   bool add(const HostRange& range) {
     if (overlaps(range.base, range.size)) return false;
     ranges_[range.base] = range;
+    registered_ += range.is_registered ? 1 : 0;
     return true;
   }
   const HostRange* find(std::uint64_t address) const {
@@ -41,7 +49,13 @@ class HostMemory {
     }
     return find(address) != nullptr;
   }
-  void remove(std::uint64_t base) { ranges_.erase(base); }
+  void remove(std::uint64_t base) {
+    const auto found = ranges_.find(base);
+    if (found == ranges_.end()) return;
+    registered_ -= found->second.is_registered ? 1 : 0;
+    ranges_.erase(found);
+  }
+  std::uint64_t registered() const { return registered_; }
   const std::map<std::uint64_t, HostRange>& ranges() const { return ranges_; }
 
  private:
@@ -51,6 +65,7 @@ class HostMemory {
   }
 
   std::map<std::uint64_t, HostRange> ranges_;
+  std::uint64_t registered_ = 0;
 };
 
 }  // namespace fakecuda

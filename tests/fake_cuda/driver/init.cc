@@ -109,6 +109,7 @@ CUresult context_error(const std::weak_ptr<Context>& context) {
 __attribute__((destructor)) static void end_of_process() {
   if (!is_initialised()) return;
   deinitialised = true;
+  if (driver().settings.reports_leaks) report_leaks();
   if (driver().settings.state_folder.empty()) remove_process_page();
 }
 

@@ -8,6 +8,7 @@ namespace fakecuda {
 // Closes what that context has open of other processes.
 void close_imports_of(Driver& driver, CUcontext context);
 void free_host_memory_of(Driver& driver, CUcontext context);
+void free_allocated(Driver& driver, CUdeviceptr pointer);
 void free_pooled(Driver& driver, CUdeviceptr pointer);
 // Undefined behaviour: memory freed while another process has it open by a legacy handle.
 void report_open_imports(const Mapping& mapping, const char* where);

@@ -3,6 +3,7 @@
 #include "memory.h"
 
 #include "capture.h"
+#include "checker.h"
 #include "ipc_memory.h"
 
 #include <cstdio>
@@ -95,6 +96,7 @@ void release(Driver& driver, const Mapping& mapping) {
   const CUdeviceptr base = mapping.base;
   const auto physical = mapping.physical;
   poison(physical->data + mapping.offset, mapping.size, 0xdd);
+  forget_accesses(*physical, mapping.offset, mapping.size);
   for (auto block = blocks().begin(); block != blocks().end(); ++block) {
     if (block->physical != physical) continue;
     block->used.erase(mapping.offset);
@@ -139,6 +141,10 @@ std::string hex(std::uint64_t value) {
 void wait_implicitly(Call& call) {
   count(&fakecuda_counters::implicit_syncs);
   wait_for_context(call.driver, call.lock, call.context);
+}
+
+void free_allocated(Driver& driver, CUdeviceptr pointer) {
+  if (const Mapping* mapping = driver.space.find(pointer)) release(driver, *mapping);
 }
 
 void free_memory_of(Driver& driver, CUcontext context) {

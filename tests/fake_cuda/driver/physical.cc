@@ -19,12 +19,17 @@ constexpr std::uint64_t kMagic = 0x6d656d6475636b66;
 constexpr std::uint64_t kPage = 4096;
 constexpr unsigned char kFresh = 0xa5, kFreed = 0xdd;
 
+// Of the whole file.
+std::uint64_t file_bytes(std::uint64_t size) { return size + shadow_bytes(size) + kPage; }
+
 bool map_data(Physical& physical) {
-  void* mapped = ::mmap(nullptr, physical.size + kPage, PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_NORESERVE, physical.fd, 0);
+  const std::uint64_t bytes = file_bytes(physical.size);
+  void* mapped =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, physical.fd, 0);
   if (mapped == MAP_FAILED) return false;
   physical.data = static_cast<char*>(mapped);
-  physical.trailer = reinterpret_cast<Trailer*>(physical.data + physical.size);
+  physical.shadow = reinterpret_cast<ShadowEntry*>(physical.data + physical.size);
+  physical.trailer = reinterpret_cast<Trailer*>(physical.data + bytes - kPage);
   return true;
 }
 
@@ -50,7 +55,7 @@ void poison(char* data, std::uint64_t size, unsigned char value) {
 Physical::~Physical() {
   if (data != nullptr) {
     if (poison_at_end) poison(data, size, kFreed);
-    ::munmap(data, size + kPage);
+    ::munmap(data, file_bytes(size));
   }
   if (fd >= 0) ::close(fd);
   if (is_owner) {
@@ -71,7 +76,7 @@ CUresult make_physical(Driver& driver, std::uint64_t size, int device, unsigned 
   const std::string name =
       "fakecuda:" + uuid_text(uuid_of(device)) + ":" + std::to_string(physical->id);
   physical->fd = ::memfd_create(name.c_str(), MFD_CLOEXEC);
-  if (physical->fd < 0 || ::ftruncate(physical->fd, static_cast<off_t>(size + kPage)) != 0 ||
+  if (physical->fd < 0 || ::ftruncate(physical->fd, static_cast<off_t>(file_bytes(size))) != 0 ||
       !map_data(*physical))
     return CUDA_ERROR_OUT_OF_MEMORY;
   physical->is_owner = true;
@@ -93,14 +98,14 @@ CUresult open_physical(int fd, std::shared_ptr<Physical>& opened) {
       status.st_size < static_cast<off_t>(kPage))
     return CUDA_ERROR_INVALID_VALUE;
   Trailer trailer{};
-  const auto size = static_cast<std::uint64_t>(status.st_size) - kPage;
-  if (::pread(fd, static_cast<void*>(&trailer), sizeof(trailer), static_cast<off_t>(size)) !=
-          sizeof(trailer) ||
-      trailer.magic != kMagic || trailer.size != size)
+  const auto got = ::pread(fd, static_cast<void*>(&trailer), sizeof(trailer),
+                           status.st_size - static_cast<off_t>(kPage));
+  if (got != sizeof(trailer) || trailer.magic != kMagic ||
+      file_bytes(trailer.size) != static_cast<std::uint64_t>(status.st_size))
     return CUDA_ERROR_INVALID_VALUE;
   auto physical = std::make_shared<Physical>();
   physical->id = trailer.id;
-  physical->size = size;
+  physical->size = trailer.size;
   physical->device = trailer.device;
   physical->handle_types = trailer.handle_types;
   physical->fd = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);

@@ -4,6 +4,7 @@
 
 #include "cuda_api.h"
 #include "process.h"
+#include "shadow.h"
 
 #include <array>
 #include <atomic>
@@ -42,6 +43,7 @@ struct Physical {
   bool poison_at_end = false;
   char* data = nullptr;  // where the emulator itself reads and writes it, writable whatever the
                          // program may do
+  ShadowEntry* shadow = nullptr;
   Trailer* trailer = nullptr;
   unsigned references = 0;  // of its handle (VMM)
 };

@@ -67,7 +67,7 @@ CUresult mapping_attribute(const Known& known, CUpointer_attribute attribute, vo
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
       return store(data, static_cast<std::uint64_t>(mapping ? mapping->physical->handle_types : 0));
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
-      return store(data, mapping ? mapping->pool : nullptr);
+      return store(data, mapping ? mapping->pool : known.host ? known.host->pool : nullptr);
     default:
       return CUDA_ERROR_INVALID_VALUE;
   }

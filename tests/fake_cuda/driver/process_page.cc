@@ -187,6 +187,20 @@ uint64_t fakecuda_read_calls(const char* file, const char* function) {
   return read_page(file, *page) ? calls_of(*page, function) : 0;
 }
 
+void fakecuda_get_live(fakecuda_live* live) {
+  auto* from = reinterpret_cast<std::uint64_t*>(&process_page().live);
+  auto* to = reinterpret_cast<std::uint64_t*>(live);
+  for (std::size_t i = 0; i < sizeof(fakecuda_live) / sizeof(std::uint64_t); ++i)
+    to[i] = std::atomic_ref(from[i]).load();
+}
+
+int fakecuda_read_live(const char* file, fakecuda_live* live) {
+  auto page = std::make_unique<ProcessPage>();
+  if (!read_page(file, *page)) return -1;
+  *live = page->live;
+  return 0;
+}
+
 size_t fakecuda_reports(char* text, size_t size) {
   std::lock_guard lock(report_mutex());
   return copy_reports(process_page(), text, size);

@@ -25,6 +25,7 @@ struct ProcessPage {
   std::atomic<std::uint64_t> magic;
   std::atomic<std::uint32_t> pid;
   fakecuda_counters counters;
+  fakecuda_live live;
   std::array<FunctionCount, kMaxFunctions> functions;
   std::atomic<std::uint64_t> report_bytes;
   std::array<char, kReportBytes> reports;

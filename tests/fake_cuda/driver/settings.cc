@@ -123,6 +123,7 @@ Settings read_settings() {
   settings.polls = static_cast<int>(polls);
   settings.death_completes = variable("FAKECUDA_DEATH") == "complete";
   settings.check_order = variable("FAKECUDA_CHECK") != "0";
+  settings.reports_leaks = variable("FAKECUDA_LEAKS") == "1";
   settings.state_folder = variable("FAKECUDA_STATE");
   settings.has_visible_devices = std::getenv("CUDA_VISIBLE_DEVICES") != nullptr;
   settings.visible_devices = variable("CUDA_VISIBLE_DEVICES");

@@ -36,6 +36,7 @@ struct Settings {
   int polls = 3;  // unanswered queries of the lazy scheduler before it runs what is asked for
   bool death_completes = false;  // what a dead process had recorded completes (else never)
   bool check_order = true;       // the happens-before checker
+  bool reports_leaks = false;    // at exit
   std::string state_folder;      // "": the user's own, and no file remains
   Abilities abilities;
   std::map<std::pair<int, int>, int> attributes;  // (device, attribute) -> value

@@ -2,6 +2,7 @@
 // where said.
 #pragma once
 
+#include "clock.h"
 #include "cuda_api.h"
 #include "system_page.h"
 
@@ -65,6 +66,8 @@ struct Stream {
   int unanswered = 0;           // queries since `wanted` rose
   std::mt19937_64 random;
   std::shared_ptr<Capture> capture;
+  std::uint32_t timeline = 0;  // of the checker
+  Clock clock{};               // what comes before its next operation
 
   bool is_blocking() const { return (flags & CU_STREAM_NON_BLOCKING) == 0; }
 };
@@ -82,6 +85,7 @@ struct Event {
   std::shared_ptr<std::chrono::steady_clock::time_point> when;  // the newest record completed
   std::shared_ptr<Capture> capture;  // recorded while its stream was being captured
   int unanswered = 0;
+  std::shared_ptr<Clock> clock;  // what comes before the newest record, unless shared
 
   // The newest record by any process.
   Point newest() const {

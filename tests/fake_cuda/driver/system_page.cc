@@ -40,7 +40,7 @@ std::string default_state_folder() {
 
 void System::open(const std::string& folder) {
   ::mkdir(folder.c_str(), 0700);
-  void* mapped = map_file(folder + "/system-v1");
+  void* mapped = map_file(folder + "/system-" + std::to_string(sizeof(SystemPage)));
   if (mapped == MAP_FAILED) {
     std::fprintf(stderr, "fakecuda: %s: %s; nothing is shared with other processes\n",
                  folder.c_str(), std::strerror(errno));
@@ -95,6 +95,7 @@ SharedEvent* System::take_event() {
     event.key = page_->serial.fetch_add(1) + 1;
     event.cell.recorded = 0;
     event.cell.forced = 0;
+    for (auto& epoch : event.clock) epoch = 0;
     for (auto& done : event.cell.done) done = 0;
     return &event;
   }

@@ -3,6 +3,7 @@
 // may be killed between any two stores.
 #pragma once
 
+#include "clock.h"
 #include "process.h"
 
 #include <array>
@@ -14,7 +15,8 @@ namespace fakecuda {
 
 inline constexpr int kMaxDevices = 16;
 inline constexpr int kMaxProcesses = 128;
-inline constexpr int kMaxEvents = 32768;
+inline constexpr int kMaxEvents = 8192;
+inline constexpr std::size_t kMaxSites = 32768;
 
 // An event's records are numbered from 1. Record n is complete once done[n % size] >= n, so that up
 // to eight may be under way at once and complete in any order.
@@ -23,7 +25,8 @@ struct EventCell {
   std::array<std::atomic<std::uint64_t>, 8> done{};
   std::atomic<std::uint64_t> forced{
       0};  // the newest record that another process's wait legally forces
-  std::atomic<std::uint32_t> recorder{0};  // slot of the process that recorded last, plus 1
+  std::atomic<std::uint32_t> recorder{0};  // process that recorded last
+  std::atomic<std::uint64_t> recorder_start_time{0};
 
   bool is_done(std::uint64_t number) const {
     return number == 0 || done[number % 8].load() >= number;
@@ -36,6 +39,17 @@ struct SharedEvent {
   std::atomic<std::uint32_t> pid{0};
   std::atomic<std::uint64_t> key{0};  // never the same twice
   EventCell cell;
+  SharedClock clock;  // what comes before its newest record
+};
+
+struct Timeline {
+  std::atomic<std::uint32_t> pid{0};  // of the process that it belongs to
+  std::atomic<std::uint64_t> start_time{0};
+  std::atomic<std::uint32_t> first{0};  // what came up to here was a dead owner's
+  std::atomic<std::uint32_t> epoch{0};
+  std::atomic<std::uint32_t> retired{0};  // its stream is gone: another may go on with it
+
+  ProcessId owner() const { return {pid.load(), start_time.load()}; }
 };
 
 struct ProcessSlot {
@@ -52,6 +66,10 @@ struct SystemPage {
   std::atomic<std::uint32_t> next_event;
   std::array<ProcessSlot, kMaxProcesses> processes;
   std::array<SharedEvent, kMaxEvents> events;
+  std::array<Timeline, kTimelines> timelines;
+  SharedClock host_clock;  // what some host thread has seen complete
+  std::atomic<std::uint32_t> next_site;
+  std::array<std::array<char, 192>, kMaxSites> sites;
 };
 
 // This process's view of the page.
@@ -63,7 +81,8 @@ class System {
 
   SystemPage& page() { return *page_; }
   ProcessSlot& self() { return page_->processes[slot_]; }
-  std::uint32_t slot() const { return slot_; }
+  // Who this process is; its slot says so too.
+  ProcessId id() { return {self().pid.load(), self().start_time.load()}; }
   bool is_slot_alive(std::uint32_t slot) const;
 
   // Bytes of a physical device that all live processes have taken.

@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <bit>
 #include <string>
 
 namespace fakecuda {
@@ -208,12 +210,14 @@ FAKECUDA_API cuMemImportFromShareableHandle(Handle* handle, void* source,
 FAKECUDA_API cuMemAddressReserve(CUdeviceptr* pointer, size_t size, size_t alignment, CUdeviceptr,
                                  unsigned long long flags) {
   return api(__func__, Need::Init, [&](Call& call) {
-    const bool power = (alignment & (alignment - 1)) == 0;
+    const bool power = alignment == 0 || std::has_single_bit(alignment);
     if (pointer == nullptr || size == 0 || size % 65536 != 0 || !power || flags != 0)
       return CUDA_ERROR_INVALID_VALUE;
     *pointer =
         call.driver.space.take(size, std::max<std::uint64_t>(alignment, std::uint64_t{2} << 20));
-    return *pointer != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (*pointer == 0) return CUDA_ERROR_OUT_OF_MEMORY;
+    call.driver.space.note_reservation(true);
+    return CUDA_SUCCESS;
   });
 }
 
@@ -224,6 +228,7 @@ FAKECUDA_API cuMemAddressFree(CUdeviceptr pointer, size_t size) {
       return CUDA_ERROR_INVALID_VALUE;
     if (!call.driver.space.within(pointer, size).empty()) return CUDA_ERROR_INVALID_VALUE;
     call.driver.space.give_back(pointer);
+    call.driver.space.note_reservation(false);
     return CUDA_SUCCESS;
   });
 }
