@@ -131,10 +131,10 @@ struct EntryTable : Each... {
   }
 };
 
-// The entry of a name in a table: entry<"cuInit">(api).
+// The function of a name in a table: function_of<"cuInit">(api).
 template <EntryName Name, class Signature>
-constexpr const Entry<Name, Signature>& entry(const Entry<Name, Signature>& found) noexcept {
-  return found;
+constexpr Signature* function_of(const Entry<Name, Signature>& found) noexcept {
+  return found.function;
 }
 
 using abi::AllocationHandle;

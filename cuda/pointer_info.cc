@@ -9,17 +9,16 @@
 namespace tensorferry::cuda {
 namespace {
 
-enum Asked : std::size_t {
-  kType,
-  kOrdinal,
-  kManaged,
-  kBufferId,
-  kLegacy,
-  kHandleTypes,
-  kMempool,
-  kContext,
-  kAsked
-};
+// What is asked, in this order.
+constexpr std::size_t kType = 0;
+constexpr std::size_t kOrdinal = 1;
+constexpr std::size_t kManaged = 2;
+constexpr std::size_t kBufferId = 3;
+constexpr std::size_t kLegacy = 4;
+constexpr std::size_t kHandleTypes = 5;
+constexpr std::size_t kMempool = 6;
+constexpr std::size_t kContext = 7;
+constexpr std::size_t kAsked = 8;
 constexpr std::array<int, kAsked> kAttributes = {
     abi::kPointerMemoryType,    abi::kPointerDeviceOrdinal,    abi::kPointerIsManaged,
     abi::kPointerBufferId,      abi::kPointerLegacyIpcCapable, abi::kPointerAllowedHandleTypes,
@@ -41,6 +40,7 @@ void fill(PointerInfo& info, const Answers& answers) {
   info.legacy_ipc = answers[kLegacy] != 0;
   info.posix_fd = (answers[kHandleTypes] & abi::kHandlePosixFd) != 0;
   info.from_mempool = answers[kMempool] != 0;
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the driver wrote a pointer there
   info.context = reinterpret_cast<ContextHandle>(static_cast<std::uintptr_t>(answers[kContext]));
 }
 

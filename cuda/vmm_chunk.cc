@@ -111,6 +111,8 @@ Result<std::shared_ptr<Chunk>> create_vmm_chunk(ContextPtr context, std::size_t 
 
 Result<std::shared_ptr<Chunk>> open_vmm_chunk(ContextPtr context, UniqueFd fd, std::size_t bytes) {
   AllocationHandle handle = 0;
+  // The driver takes a descriptor in a pointer's place.
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
   auto* os_handle = reinterpret_cast<void*>(static_cast<std::uintptr_t>(fd.get()));
   if (auto done = call<"cuMemImportFromShareableHandle">(&handle, os_handle, abi::kHandlePosixFd);
       !done)

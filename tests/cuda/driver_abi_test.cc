@@ -14,7 +14,7 @@ namespace {
 
 // What the calling convention sees of a type: a pointer, an integer of a size, a struct of a size.
 template <class Ours, class Theirs>
-constexpr bool same_argument =
+constexpr bool kSameArgument =
     std::is_pointer_v<Ours> == std::is_pointer_v<Theirs> &&
     std::is_class_v<Ours> == std::is_class_v<Theirs> && sizeof(Ours) == sizeof(Theirs);
 
@@ -23,65 +23,65 @@ struct SameSignature : std::false_type {};
 template <class Return, class... Ours, class TheirReturn, class... Theirs>
   requires(sizeof...(Ours) == sizeof...(Theirs))
 struct SameSignature<Return(Ours...), TheirReturn(Theirs...)>
-    : std::bool_constant<same_argument<Return, TheirReturn> &&
-                         (same_argument<Ours, Theirs> && ...)> {};
+    : std::bool_constant<kSameArgument<Return, TheirReturn> &&
+                         (kSameArgument<Ours, Theirs> && ...)> {};
 
 template <EntryName Name, class Theirs>
-constexpr bool matches =
-    SameSignature<std::remove_pointer_t<decltype(entry<Name>(std::declval<DriverApi&>()).function)>,
+constexpr bool kMatches =
+    SameSignature<std::remove_pointer_t<decltype(function_of<Name>(std::declval<DriverApi&>()))>,
                   Theirs>::value;
 
-static_assert(matches<"cuInit", decltype(::cuInit)>);
-static_assert(matches<"cuDriverGetVersion", decltype(::cuDriverGetVersion)>);
-static_assert(matches<"cuGetErrorName", decltype(::cuGetErrorName)>);
-static_assert(matches<"cuDeviceGetCount", decltype(::cuDeviceGetCount)>);
-static_assert(matches<"cuDeviceGet", decltype(::cuDeviceGet)>);
-static_assert(matches<"cuDeviceGetUuid_v2", decltype(::cuDeviceGetUuid_v2)>);
-static_assert(matches<"cuDeviceGetAttribute", decltype(::cuDeviceGetAttribute)>);
-static_assert(matches<"cuDeviceCanAccessPeer", decltype(::cuDeviceCanAccessPeer)>);
-static_assert(matches<"cuDevicePrimaryCtxRetain", decltype(::cuDevicePrimaryCtxRetain)>);
-static_assert(matches<"cuDevicePrimaryCtxRelease_v2", decltype(::cuDevicePrimaryCtxRelease_v2)>);
-static_assert(matches<"cuDevicePrimaryCtxGetState", decltype(::cuDevicePrimaryCtxGetState)>);
-static_assert(matches<"cuCtxPushCurrent_v2", decltype(::cuCtxPushCurrent_v2)>);
-static_assert(matches<"cuCtxPopCurrent_v2", decltype(::cuCtxPopCurrent_v2)>);
-static_assert(matches<"cuCtxGetCurrent", decltype(::cuCtxGetCurrent)>);
-static_assert(matches<"cuCtxGetStreamPriorityRange", decltype(::cuCtxGetStreamPriorityRange)>);
-static_assert(matches<"cuCtxRecordEvent", decltype(::cuCtxRecordEvent)>);
-static_assert(matches<"cuStreamCreateWithPriority", decltype(::cuStreamCreateWithPriority)>);
-static_assert(matches<"cuStreamDestroy_v2", decltype(::cuStreamDestroy_v2)>);
-static_assert(matches<"cuStreamWaitEvent", decltype(::cuStreamWaitEvent)>);
-static_assert(matches<"cuStreamIsCapturing", decltype(::cuStreamIsCapturing)>);
+static_assert(kMatches<"cuInit", decltype(::cuInit)>);
+static_assert(kMatches<"cuDriverGetVersion", decltype(::cuDriverGetVersion)>);
+static_assert(kMatches<"cuGetErrorName", decltype(::cuGetErrorName)>);
+static_assert(kMatches<"cuDeviceGetCount", decltype(::cuDeviceGetCount)>);
+static_assert(kMatches<"cuDeviceGet", decltype(::cuDeviceGet)>);
+static_assert(kMatches<"cuDeviceGetUuid_v2", decltype(::cuDeviceGetUuid_v2)>);
+static_assert(kMatches<"cuDeviceGetAttribute", decltype(::cuDeviceGetAttribute)>);
+static_assert(kMatches<"cuDeviceCanAccessPeer", decltype(::cuDeviceCanAccessPeer)>);
+static_assert(kMatches<"cuDevicePrimaryCtxRetain", decltype(::cuDevicePrimaryCtxRetain)>);
+static_assert(kMatches<"cuDevicePrimaryCtxRelease_v2", decltype(::cuDevicePrimaryCtxRelease_v2)>);
+static_assert(kMatches<"cuDevicePrimaryCtxGetState", decltype(::cuDevicePrimaryCtxGetState)>);
+static_assert(kMatches<"cuCtxPushCurrent_v2", decltype(::cuCtxPushCurrent_v2)>);
+static_assert(kMatches<"cuCtxPopCurrent_v2", decltype(::cuCtxPopCurrent_v2)>);
+static_assert(kMatches<"cuCtxGetCurrent", decltype(::cuCtxGetCurrent)>);
+static_assert(kMatches<"cuCtxGetStreamPriorityRange", decltype(::cuCtxGetStreamPriorityRange)>);
+static_assert(kMatches<"cuCtxRecordEvent", decltype(::cuCtxRecordEvent)>);
+static_assert(kMatches<"cuStreamCreateWithPriority", decltype(::cuStreamCreateWithPriority)>);
+static_assert(kMatches<"cuStreamDestroy_v2", decltype(::cuStreamDestroy_v2)>);
+static_assert(kMatches<"cuStreamWaitEvent", decltype(::cuStreamWaitEvent)>);
+static_assert(kMatches<"cuStreamIsCapturing", decltype(::cuStreamIsCapturing)>);
 static_assert(
-    matches<"cuThreadExchangeStreamCaptureMode", decltype(::cuThreadExchangeStreamCaptureMode)>);
-static_assert(matches<"cuEventCreate", decltype(::cuEventCreate)>);
-static_assert(matches<"cuEventRecord", decltype(::cuEventRecord)>);
-static_assert(matches<"cuEventQuery", decltype(::cuEventQuery)>);
-static_assert(matches<"cuEventDestroy_v2", decltype(::cuEventDestroy_v2)>);
-static_assert(matches<"cuIpcGetEventHandle", decltype(::cuIpcGetEventHandle)>);
-static_assert(matches<"cuIpcOpenEventHandle", decltype(::cuIpcOpenEventHandle)>);
-static_assert(matches<"cuPointerGetAttributes", decltype(::cuPointerGetAttributes)>);
-static_assert(matches<"cuMemGetAddressRange_v2", decltype(::cuMemGetAddressRange_v2)>);
-static_assert(matches<"cuMemGetInfo_v2", decltype(::cuMemGetInfo_v2)>);
-static_assert(matches<"cuMemAlloc_v2", decltype(::cuMemAlloc_v2)>);
-static_assert(matches<"cuMemFree_v2", decltype(::cuMemFree_v2)>);
-static_assert(matches<"cuIpcGetMemHandle", decltype(::cuIpcGetMemHandle)>);
-static_assert(matches<"cuIpcOpenMemHandle_v2", decltype(::cuIpcOpenMemHandle_v2)>);
-static_assert(matches<"cuIpcCloseMemHandle", decltype(::cuIpcCloseMemHandle)>);
-static_assert(matches<"cuMemGetAllocationGranularity", decltype(::cuMemGetAllocationGranularity)>);
-static_assert(matches<"cuMemCreate", decltype(::cuMemCreate)>);
-static_assert(matches<"cuMemRelease", decltype(::cuMemRelease)>);
-static_assert(matches<"cuMemExportToShareableHandle", decltype(::cuMemExportToShareableHandle)>);
+    kMatches<"cuThreadExchangeStreamCaptureMode", decltype(::cuThreadExchangeStreamCaptureMode)>);
+static_assert(kMatches<"cuEventCreate", decltype(::cuEventCreate)>);
+static_assert(kMatches<"cuEventRecord", decltype(::cuEventRecord)>);
+static_assert(kMatches<"cuEventQuery", decltype(::cuEventQuery)>);
+static_assert(kMatches<"cuEventDestroy_v2", decltype(::cuEventDestroy_v2)>);
+static_assert(kMatches<"cuIpcGetEventHandle", decltype(::cuIpcGetEventHandle)>);
+static_assert(kMatches<"cuIpcOpenEventHandle", decltype(::cuIpcOpenEventHandle)>);
+static_assert(kMatches<"cuPointerGetAttributes", decltype(::cuPointerGetAttributes)>);
+static_assert(kMatches<"cuMemGetAddressRange_v2", decltype(::cuMemGetAddressRange_v2)>);
+static_assert(kMatches<"cuMemGetInfo_v2", decltype(::cuMemGetInfo_v2)>);
+static_assert(kMatches<"cuMemAlloc_v2", decltype(::cuMemAlloc_v2)>);
+static_assert(kMatches<"cuMemFree_v2", decltype(::cuMemFree_v2)>);
+static_assert(kMatches<"cuIpcGetMemHandle", decltype(::cuIpcGetMemHandle)>);
+static_assert(kMatches<"cuIpcOpenMemHandle_v2", decltype(::cuIpcOpenMemHandle_v2)>);
+static_assert(kMatches<"cuIpcCloseMemHandle", decltype(::cuIpcCloseMemHandle)>);
+static_assert(kMatches<"cuMemGetAllocationGranularity", decltype(::cuMemGetAllocationGranularity)>);
+static_assert(kMatches<"cuMemCreate", decltype(::cuMemCreate)>);
+static_assert(kMatches<"cuMemRelease", decltype(::cuMemRelease)>);
+static_assert(kMatches<"cuMemExportToShareableHandle", decltype(::cuMemExportToShareableHandle)>);
 static_assert(
-    matches<"cuMemImportFromShareableHandle", decltype(::cuMemImportFromShareableHandle)>);
-static_assert(matches<"cuMemAddressReserve", decltype(::cuMemAddressReserve)>);
-static_assert(matches<"cuMemAddressFree", decltype(::cuMemAddressFree)>);
-static_assert(matches<"cuMemMap", decltype(::cuMemMap)>);
-static_assert(matches<"cuMemUnmap", decltype(::cuMemUnmap)>);
-static_assert(matches<"cuMemSetAccess", decltype(::cuMemSetAccess)>);
-static_assert(matches<"cuMemcpyAsync", decltype(::cuMemcpyAsync)>);
-static_assert(matches<"cuMemcpy3DAsync_v2", decltype(::cuMemcpy3DAsync_v2)>);
-static_assert(matches<"cuMemHostRegister_v2", decltype(::cuMemHostRegister_v2)>);
-static_assert(matches<"cuMemHostUnregister", decltype(::cuMemHostUnregister)>);
+    kMatches<"cuMemImportFromShareableHandle", decltype(::cuMemImportFromShareableHandle)>);
+static_assert(kMatches<"cuMemAddressReserve", decltype(::cuMemAddressReserve)>);
+static_assert(kMatches<"cuMemAddressFree", decltype(::cuMemAddressFree)>);
+static_assert(kMatches<"cuMemMap", decltype(::cuMemMap)>);
+static_assert(kMatches<"cuMemUnmap", decltype(::cuMemUnmap)>);
+static_assert(kMatches<"cuMemSetAccess", decltype(::cuMemSetAccess)>);
+static_assert(kMatches<"cuMemcpyAsync", decltype(::cuMemcpyAsync)>);
+static_assert(kMatches<"cuMemcpy3DAsync_v2", decltype(::cuMemcpy3DAsync_v2)>);
+static_assert(kMatches<"cuMemHostRegister_v2", decltype(::cuMemHostRegister_v2)>);
+static_assert(kMatches<"cuMemHostUnregister", decltype(::cuMemHostUnregister)>);
 // The list above is whole: as many as there are entries.
 template <class>
 struct Count;
