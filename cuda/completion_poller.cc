@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "driver_call.h"
 #include "poll_pacing.h"
 
 namespace tensorferry::cuda {
@@ -64,11 +65,7 @@ struct CompletionPoller::Impl {
       told.store(true, std::memory_order_relaxed);
       changed.notify_one();
     }
-    // In a forked child there is no such thread.
-    if (forked_after_cuda() && thread.joinable())
-      thread.detach();
-    else if (thread.joinable())
-      thread.join();
+    if (thread.joinable()) thread.join();
   }
 
   void finish(Watch watch, Result<void> how) {
@@ -145,17 +142,22 @@ struct CompletionPoller::Impl {
 CompletionPoller::CompletionPoller() : impl_(std::make_unique<Impl>()) {}
 
 CompletionPoller::~CompletionPoller() {
-  impl_->end();
-  // The parent's thread may have held the mutex at the fork: nothing of it can be destroyed.
-  if (forked_after_cuda()) (void)impl_.release();
+  // In a forked child there is no such thread, and it may have held the mutex at the fork: nothing
+  // of it can be touched.
+  if (forked_after_cuda())
+    (void)impl_.release();
+  else
+    impl_->end();
 }
 
 void CompletionPoller::watch(EventHandle event, std::uint64_t owner, Done done) {
+  if (forked_after_cuda()) return done(driver_failure("cuEventQuery", abi::kNotInitialized));
   impl_->in_flight.fetch_add(1, std::memory_order_relaxed);
   impl_->give({.watch = Watch{event, owner, std::move(done)}, .cancel = std::nullopt});
 }
 
 void CompletionPoller::cancel(std::uint64_t owner, Error why) {
+  if (forked_after_cuda()) return;
   impl_->give({.watch = std::nullopt, .cancel = Cancel{owner, std::move(why)}});
 }
 

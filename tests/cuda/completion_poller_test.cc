@@ -144,8 +144,12 @@ TEST_F(CompletionPollerTest, EndsInAForkedChildWithoutItsThread) {
   heard_.wait_for(1);
   const pid_t pid = ::fork();
   if (pid == 0) {
+    bool refused = false;
+    poller_->watch(nullptr, 1, [&](const Result<void>& how) {
+      refused = !how && is_gpu_error(how.error(), GpuErrorKind::Forked);
+    });
     poller_.reset();
-    ::_exit(0);
+    ::_exit(refused ? 0 : 1);
   }
   int status = -1;
   ::waitpid(pid, &status, 0);
