@@ -50,7 +50,7 @@ TEST_P(ChunkTest, OfAnotherProcessIsTheSameMemory) {
   EXPECT_EQ(seen.numbers[0], checksum(bytes));
   ASSERT_STREQ(peer.ask({.verb = PeerVerb::Fill, .numbers = {0, 4096, 99, kNoSlot}}).text, "");
   EXPECT_EQ(read(chunk->base(), 4096), pattern(4096, 99));
-  ASSERT_STREQ(peer.ask({.verb = PeerVerb::CloseChunk}).text, "");
+  ASSERT_STREQ(peer.ask({.verb = PeerVerb::Close}).text, "");
 }
 
 TEST_P(ChunkTest, OpenedTwiceIsClosedTwice) {
@@ -58,7 +58,7 @@ TEST_P(ChunkTest, OpenedTwiceIsClosedTwice) {
   Peer peer;
   ASSERT_STREQ(peer.open(*chunk).text, "");
   ASSERT_STREQ(peer.open(*chunk, PeerVerb::OpenAgain).text, "");
-  ASSERT_STREQ(peer.ask({.verb = PeerVerb::CloseChunk}).text, "");
+  ASSERT_STREQ(peer.ask({.verb = PeerVerb::Close}).text, "");
   ASSERT_STREQ(peer.ask({.verb = PeerVerb::Reports}).text, "");
 }
 

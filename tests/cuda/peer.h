@@ -24,8 +24,8 @@ enum class PeerVerb : std::uint32_t {
   Checksum,     // offset, bytes, slot (or kNoSlot): waits for ready, reads → checksum
   AnswerProbe,  // offset, slot (or kNoSlot), seed → seen
   OpenAgain,    // as OpenChunk, while the first is open; both are closed one after the other
-  CloseChunk,
-  Reports,  // → the emulator's, as text
+  Close,        // all that was opened: before its owner destroys it
+  Reports,      // → the emulator's, as text
 };
 inline constexpr std::uint64_t kNoSlot = ~std::uint64_t{0};
 

@@ -107,7 +107,10 @@ Result<std::uint64_t> obey(State& state, const PeerFrame& order, UniqueFd fd) {
       return read_checksum(state, order);
     case PeerVerb::AnswerProbe:
       return answer(state, order);
-    case PeerVerb::CloseChunk:
+    case PeerVerb::Close:
+      finish(*state.stream);
+      state.events.reset();
+      state.handles.clear();
       state.second.reset();
       state.chunk.reset();
       return 0;
@@ -135,12 +138,9 @@ int run_peer() {
   PeerFrame order;
   UniqueFd fd;
   while (receive_frame(kPeerSocket, order, fd)) {
-    PeerFrame answer{.verb = order.verb};
     auto done = obey(state, order, std::move(fd));
-    if (done)
-      answer.numbers[0] = *done;
-    else
-      std::snprintf(answer.text, sizeof answer.text, "%s", done.error().message.c_str());
+    const PeerFrame answer =
+        done ? PeerFrame{.verb = order.verb, .numbers = {*done}} : failed(done.error().message);
     if (!send_frame(kPeerSocket, answer)) break;
   }
   finish(*state.stream);
