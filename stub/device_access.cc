@@ -2,6 +2,7 @@
 
 #include <tensorferry/cuda/gpu_error.h>
 
+#include "device_import.h"
 #include "numpy_api.h"
 #include "py_type.h"
 #include "stub_state.h"
@@ -124,8 +125,7 @@ bool admit_stream(Memory& memory, cuda::StreamHandle stream) {
   if (*capturing ? !wait_without_gil(use, cuda::WaitReason::Capture)
                  : !check(put_after_all(use, stream)))
     return false;
-  // Another thread's stream of that name is another one.
-  use.remember(stream == cuda::per_thread_stream() ? kAnyStream : stream);
+  use.remember(as_used(stream));
   return true;
 }
 
