@@ -159,8 +159,8 @@ PyRef memory_of_cuda_array(PyObject* object) {
   memory->device = use_on(std::max(place->ordinal, 0), std::move(streams));
   if (!memory->device) return {};
   Py_INCREF(object);
-  memory->foreign = std::shared_ptr<void>(
-      object, [](void* one) { drop_object(static_cast<PyObject*>(one)); });
+  memory->foreign =
+      std::shared_ptr<void>(object, [](void* one) { drop_object(static_cast<PyObject*>(one)); });
   return new_memory(std::move(*memory));
 }
 

@@ -142,9 +142,10 @@ bool admit_consumer(Memory& memory, PyObject* stream) {
   if (number == -1 && PyErr_Occurred()) return false;
   if (number == -1) return admit_any_stream(memory, cuda::WaitReason::NoStream);
   if (number > 0) return admit_stream(memory, reinterpret_cast<cuda::StreamHandle>(number));
-  PyErr_SetString(PyExc_ValueError,
-                  "__dlpack__: stream 0 is ambiguous on CUDA: pass 1 for the legacy default stream, "
-                  "2 for the per-thread one, -1 for none, or a cudaStream_t");
+  PyErr_SetString(
+      PyExc_ValueError,
+      "__dlpack__: stream 0 is ambiguous on CUDA: pass 1 for the legacy default stream, "
+      "2 for the per-thread one, -1 for none, or a cudaStream_t");
   return false;
 }
 

@@ -1,5 +1,6 @@
 // How Python gets at device memory: opened when it is first asked for, and put in order with the
-// streams that are to use it. Sources: the array API standard's rules for `stream`. All need the GIL; they let go of it while they wait.
+// streams that are to use it. Sources: the array API standard's rules for `stream`. All need the
+// GIL; they let go of it while they wait.
 #pragma once
 
 #include <tensorferry/cuda/host_wait.h>

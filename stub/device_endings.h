@@ -22,7 +22,8 @@ using Streams = std::vector<UsedStream>;
 class DeviceEndings {
  public:
   // Records one event per stream for the server; nothing where that can't be done just now.
-  using MarkForServer = std::function<std::optional<std::vector<protocol::EventSlot>>(const Streams&)>;
+  using MarkForServer =
+      std::function<std::optional<std::vector<protocol::EventSlot>>(const Streams&)>;
   using ReleaseLease = std::function<void(std::uint64_t, std::span<const protocol::EventSlot>)>;
 
   DeviceEndings(LocalDevice& local, Arena& arena, MarkForServer mark, ReleaseLease release)

@@ -11,8 +11,8 @@ namespace tensorferry::stub {
 namespace {
 
 const ExchangeApi* exchange_api_of(PyObject* object) {
-  PyRef capsule(PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)),
-                                       kExchangeApiAttribute));
+  PyRef capsule(
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)), kExchangeApiAttribute));
   PyErr_Clear();
   if (!capsule || !PyCapsule_IsValid(capsule.get(), kExchangeApiCapsule)) return nullptr;
   auto* header =
@@ -85,7 +85,8 @@ std::optional<StreamTensor> by_exchange_api(PyObject* object, int ordinal) {
   result.tensor.keeper = keeper_of(managed);
   result.tensor.view = &managed->dl_tensor;
   result.tensor.read_only = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
-  result.made_on = stream ? as_used(static_cast<cuda::StreamHandle>(stream)) : cuda::legacy_stream();
+  result.made_on =
+      stream ? as_used(static_cast<cuda::StreamHandle>(stream)) : cuda::legacy_stream();
   return result;
 }
 

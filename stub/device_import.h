@@ -37,8 +37,9 @@ struct StreamTensor {
   UsedStream made_on = kAnyStream;
 };
 std::optional<StreamTensor> by_exchange_api(PyObject* object, int ordinal);
-// The capsule of `__dlpack__(stream=one of ours)`, with the device current. Some libraries don't put
-// that stream in order with their own (cuda.core says so): who takes the memory goes by kAnyStream.
+// The capsule of `__dlpack__(stream=one of ours)`, with the device current. Some libraries don't
+// put that stream in order with their own (cuda.core says so): who takes the memory goes by
+// kAnyStream.
 PyRef capsule_on_our_stream(PyObject* object, const LocalDevice& local);
 
 }  // namespace tensorferry::stub

@@ -41,8 +41,7 @@ Result<void> DeviceLane::open_once(LocalDevice& local) {
 Result<std::shared_ptr<Segment>> DeviceLane::grow(std::size_t bytes) {
   auto closed = peer_.ask_for_chunk(offered_.name, bytes);
   if (!closed) return std::unexpected(closed.error());
-  auto chunk =
-      cuda::Chunk::open(local_->context(), std::move(closed->handle), closed->bytes);
+  auto chunk = cuda::Chunk::open(local_->context(), std::move(closed->handle), closed->bytes);
   if (!chunk) return std::unexpected(chunk.error());
   auto* base = reinterpret_cast<std::byte*>((*chunk)->base());
   return Segment::adopt(closed->id, base, closed->bytes, std::move(*chunk));

@@ -56,8 +56,8 @@ Result<void> Devices::on_offer(const protocol::DeviceOffer& offer) {
   if (offer.device.kind != DeviceKind::Cuda || offer.uuid.size() != protocol::kUuidBytes)
     return failure(ErrorCode::Protocol, "a device was offered that is no GPU");
   std::memcpy(device.uuid.bytes.data(), offer.uuid.data(), device.uuid.bytes.size());
-  for (auto [to, from] : {std::pair(&device.to_stub, offer.to_stub),
-                          std::pair(&device.from_stub, offer.from_stub)}) {
+  for (auto [to, from] :
+       {std::pair(&device.to_stub, offer.to_stub), std::pair(&device.from_stub, offer.from_stub)}) {
     auto handles = read_handles(from);
     if (!handles) return std::unexpected(handles.error());
     *to = std::move(*handles);

@@ -39,7 +39,8 @@ class Devices {
   // The lane of a device that the server named, opened. Error gpu_no_device where this process
   // can't see it.
   Result<DeviceLane*> lane(Device name);
-  // The lane of a device of ours, which the server is asked for; nullptr where it has none to offer.
+  // The lane of a device of ours, which the server is asked for; nullptr where it has none to
+  // offer.
   Result<DeviceLane*> lane_at(int ordinal);
   // This process's ordinal for it. Loads the driver and makes no context.
   Result<int> ordinal_of(Device name);
@@ -59,8 +60,8 @@ class Devices {
   std::mutex mutex_;  // guards what follows; nothing is ever removed
   std::condition_variable offer_came_;
   std::map<std::int32_t, std::unique_ptr<DeviceLane>> lanes_;  // by the server's number
-  std::mutex ask_mutex_;                // one asks at a time
-  std::set<cuda::Uuid> denied_;         // under ask_mutex_
+  std::mutex ask_mutex_;                                       // one asks at a time
+  std::set<cuda::Uuid> denied_;                                // under ask_mutex_
   std::mutex open_mutex_;
   std::map<int, std::unique_ptr<LocalDevice>> local_;  // by ordinal; under open_mutex_
 };

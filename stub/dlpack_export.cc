@@ -103,8 +103,9 @@ PyObject* export_tensor(TensorObject* tensor, DLDevice device, const char* name,
 }
 
 PyObject* export_unversioned(TensorObject* tensor, DLDevice device) {
-  return export_tensor<DLManagedTensor>(
-      tensor, device, kName, [](PyObject* capsule) { delete_capsule<DLManagedTensor>(capsule, kName); });
+  return export_tensor<DLManagedTensor>(tensor, device, kName, [](PyObject* capsule) {
+    delete_capsule<DLManagedTensor>(capsule, kName);
+  });
 }
 
 PyObject* export_versioned(TensorObject* tensor, DLDevice device) {

@@ -100,7 +100,8 @@ Described describe(const DLTensor& view, UsedStream made_on, Memory& memory) {
   memory.bytes = element_bytes(memory.dtype);
   for (std::int64_t dim : memory.shape) memory.bytes *= static_cast<std::size_t>(dim);
   memory.data = static_cast<std::byte*>(view.data) + view.byte_offset;
-  if (on_device && !(memory.device = use_on(view.device.device_id, {made_on}))) return Described::No;
+  if (on_device && !(memory.device = use_on(view.device.device_id, {made_on})))
+    return Described::No;
   return Described::Yes;
 }
 
@@ -113,8 +114,8 @@ std::optional<ForeignTensor> look_into(PyObject* capsule) {
       PyErr_SetString(PyExc_BufferError, "the capsule is of a DLPack version that is too new");
       return std::nullopt;
     }
-    return ForeignTensor{&managed->dl_tensor,
-                         (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0, nullptr};
+    return ForeignTensor{&managed->dl_tensor, (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0,
+                         nullptr};
   }
   if (PyCapsule_IsValid(capsule, kName)) {
     auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kName));

@@ -51,8 +51,8 @@ Result<void> LocalDevice::record_all(cuda::EventHandle event) const {
 Result<cuda::EventSlot> LocalDevice::mark(UsedStream stream) {
   auto slot = events_->take();
   if (!slot)
-    return failure(ErrorCode::Unavailable, "all " + std::to_string(kEvents) +
-                                               " events of this process's own are in use");
+    return failure(ErrorCode::Unavailable,
+                   "all " + std::to_string(kEvents) + " events of this process's own are in use");
   if (auto recorded = record(*events_->event(*slot), stream); !recorded) {
     events_->give_back(*slot);
     return std::unexpected(recorded.error());

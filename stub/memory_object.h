@@ -25,7 +25,7 @@ struct Memory {
   std::vector<std::int64_t> shape;
   std::vector<std::int64_t> strides;  // in elements; empty: C order
   std::shared_ptr<DeviceUse> device;  // none: the CPU's
-  bool read_only = false;  // what another library said of its tensor
+  bool read_only = false;             // what another library said of its tensor
 };
 
 struct MemoryObject {

@@ -78,7 +78,7 @@ class OutputPlan {
     tensorferry::Block block;  // Block
     std::optional<DeviceOutput> device;
     std::shared_ptr<DeviceUse> owner;  // on a device: of the Input or Block that it lies in
-    std::uint64_t lent = 0;    // ours, of what is lent for it until it is sent
+    std::uint64_t lent = 0;            // ours, of what is lent for it until it is sent
     protocol::MemoryRef memory;
     std::vector<std::byte> small;
     std::optional<Error> failure;

@@ -82,8 +82,8 @@ void OutputPlan::work_is_the_messages(Output& output) {
   for (UsedStream stream : use.streams) work_.add(*use.lane, stream);
   if (!output.owner) return;
   for (UsedStream stream : output.owner->streams) work_.add(*output.owner->lane, stream);
-  const bool freed = output.source == Source::Input ||
-                     holdings_.named_blocks_.at(output.block.data).freed;
+  const bool freed =
+      output.source == Source::Input || holdings_.named_blocks_.at(output.block.data).freed;
   if (freed) output.owner->streams.clear();
 }
 
@@ -91,9 +91,8 @@ void OutputPlan::work_is_the_messages(Output& output) {
 void OutputPlan::take_back_after_work(Output& output, std::uint64_t lease) {
   StubLink* link = &holdings_.link_;
   const DeviceUse& use = *output.device->use;
-  const std::shared_ptr<void> taken_back(link, [lease](void* of) {
-    static_cast<StubLink*>(of)->take_back(lease);
-  });
+  const std::shared_ptr<void> taken_back(
+      link, [lease](void* of) { static_cast<StubLink*>(of)->take_back(lease); });
   for (UsedStream stream : use.streams) work_.add(*use.lane, stream, taken_back);
 }
 

@@ -138,8 +138,7 @@ Result<SegmentMap::Range> StubLink::resolve(SegmentId place, std::uint64_t offse
   return host_segments_.resolve(place, offset, bytes);
 }
 
-std::uint64_t StubLink::lend(Arena& arena, const Block& block, std::byte* data,
-                             std::size_t bytes) {
+std::uint64_t StubLink::lend(Arena& arena, const Block& block, std::byte* data, std::size_t bytes) {
   std::scoped_lock lock(lent_mutex_);
   return lent_->lend_held({block.id, block.segment,
                            block.offset + static_cast<std::uint64_t>(data - block.data), bytes,

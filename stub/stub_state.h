@@ -13,7 +13,7 @@ struct StubState {
   StubLink* link = nullptr;
   Holdings* holdings = nullptr;
   std::uint64_t generation = 0;  // of forks, at open()
-  bool strict = false;           // as the original has it, where ours does more (TENSORFERRY_STRICT)
+  bool strict = false;  // as the original has it, where ours does more (TENSORFERRY_STRICT)
 };
 
 StubState& state() noexcept;

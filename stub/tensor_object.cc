@@ -173,7 +173,8 @@ PyObject* tensor_array(TensorObject* tensor) {
   }
   if (on_device) {
     PyRef copy = array_of_device(memory_of(tensor->memory));
-    if (!tensor->host_copy) tensor->host_copy = copy.release();  // another thread may have been here
+    if (!tensor->host_copy)
+      tensor->host_copy = copy.release();  // another thread may have been here
     return tensor->host_copy;
   }
   PyRef array = tensor->dtype.is_bytes() ? decode_byte_strings(memory_of(tensor->memory))

@@ -133,9 +133,9 @@ void GpuStubTest::start() {
   ASSERT_TRUE(socket_->send(welcome, ring->fd()));
   Channel::Options options;
   options.ring_capacity = kRing;
-  channel_ = std::make_unique<Channel>(
-      ring, Side::Server, std::move(options),
-      [this](const Received& received) { return on_message(received); });
+  channel_ =
+      std::make_unique<Channel>(ring, Side::Server, std::move(options),
+                                [this](const Received& received) { return on_message(received); });
 }
 
 void GpuStubTest::offer(std::size_t events) {
@@ -185,9 +185,9 @@ std::shared_ptr<cuda::Chunk> GpuStubTest::make_chunk(std::size_t bytes, protocol
     std::scoped_lock lock(mutex_);
     chunks_[id] = chunk;
   }
-  EXPECT_TRUE(socket_->send(
-      protocol::DeviceSegment{id, role, kDevice, chunk->bytes(), reply_to, {}},
-      std::get<UniqueFd>(handle).get()));
+  EXPECT_TRUE(
+      socket_->send(protocol::DeviceSegment{id, role, kDevice, chunk->bytes(), reply_to, {}},
+                    std::get<UniqueFd>(handle).get()));
   return chunk;
 }
 

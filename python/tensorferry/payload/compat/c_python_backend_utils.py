@@ -234,7 +234,7 @@ def _ordinal(device):
         return None
     kind, colon, number = name.partition(":")
     if kind != "cuda" or (colon and not number.isdigit()):
-        raise ValueError("pb_utils.empty(): device %r is neither \"cpu\" nor \"cuda:N\"" % name)
+        raise ValueError('pb_utils.empty(): device %r is neither "cpu" nor "cuda:N"' % name)
     return int(number or 0)
 
 
