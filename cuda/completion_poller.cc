@@ -38,7 +38,7 @@ Result<void> closed() { return failure(ErrorCode::Closed, "the completion poller
 
 }  // namespace
 
-struct CompletionPoller::Impl {
+struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
   std::mutex mutex;  // guards what follows
   std::condition_variable changed;
   std::vector<Command> commands;
@@ -53,7 +53,7 @@ struct CompletionPoller::Impl {
     std::scoped_lock lock(mutex);
     commands.push_back(std::move(command));
     told.store(true, std::memory_order_relaxed);
-    if (!thread.joinable()) thread = std::thread([this] { run(); });
+    if (!thread.joinable()) thread = std::thread([self = shared_from_this()] { self->run(); });
     changed.notify_one();
   }
 
@@ -64,10 +64,12 @@ struct CompletionPoller::Impl {
       told.store(true, std::memory_order_relaxed);
       changed.notify_one();
     }
-    // In a forked child there is no such thread.
-    if (forked_after_cuda() && thread.joinable())
+    if (!thread.joinable()) return;
+    // In a forked child there is no such thread; and a callback that lets go of the last one who
+    // held the poller is on it: it ends by itself then.
+    if (forked_after_cuda() || thread.get_id() == std::this_thread::get_id())
       thread.detach();
-    else if (thread.joinable())
+    else
       thread.join();
   }
 
@@ -142,12 +144,12 @@ struct CompletionPoller::Impl {
   }
 };
 
-CompletionPoller::CompletionPoller() : impl_(std::make_unique<Impl>()) {}
+CompletionPoller::CompletionPoller() : impl_(std::make_shared<Impl>()) {}
 
 CompletionPoller::~CompletionPoller() {
   impl_->end();
   // The parent's thread may have held the mutex at the fork: nothing of it can be destroyed.
-  if (forked_after_cuda()) (void)impl_.release();
+  if (forked_after_cuda()) new std::shared_ptr<Impl>(std::move(impl_));
 }
 
 void CompletionPoller::watch(EventHandle event, std::uint64_t owner, Done done) {

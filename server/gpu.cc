@@ -10,19 +10,29 @@ namespace {
 // Marks on streams that somebody still looks at, at a time.
 constexpr std::size_t kMarks = 1024;
 
-// The rung's half that concerns memory. Attributes say what is worth trying.
-cuda::ShareMode share_mode_of(const cuda::Device& device) {
-  const bool vmm = device.attributes.virtual_memory && device.attributes.posix_fd_handles;
-  return vmm ? cuda::ShareMode::Vmm : cuda::ShareMode::LegacyIpc;
+// The rungs that both sides map the same memory on, with events.
+Result<cuda::Plan> plan_for(const cuda::Device& device) {
+  auto asked = cuda::gpu_transport_from_environment();
+  if (!asked) return std::unexpected(asked.error());
+  cuda::Plan plan = cuda::plan_rungs(device, *asked);
+  std::erase_if(plan.attempts, [](const cuda::Attempt& attempt) { return !attempt.events; });
+  if (plan.attempts.empty()) {
+    return failure(ErrorCode::Unsupported,
+                   "tensors of GPU " + to_string(device.uuid) +
+                       " can't be shared with stubs: " + plan.reason +
+                       "; let inputs come to the CPU (FORCE_CPU_ONLY_INPUT_TENSORS \"yes\")");
+  }
+  return plan;
 }
 
 }  // namespace
 
-Gpu::Gpu(cuda::Device device, cuda::ContextPtr context, cuda::Stream stream,
+Gpu::Gpu(cuda::Device device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
          std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller)
     : device_(std::move(device)),
       context_(std::move(context)),
-      share_mode_(share_mode_of(device_)),
+      share_mode_(plan.attempts.front().mode),
+      transport_{plan.attempts.front().rung, plan.reason},
       poller_(std::move(poller)),
       events_(std::move(events)),
       stream_(std::move(stream)) {}
@@ -31,13 +41,15 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
                                        std::shared_ptr<cuda::CompletionPoller> poller) {
   auto device = cuda::device_by_ordinal(ordinal);
   if (!device) return std::unexpected(device.error());
+  auto plan = plan_for(*device);
+  if (!plan) return std::unexpected(plan.error());
   auto context = cuda::PrimaryContext::retain(*device);
   if (!context) return std::unexpected(context.error());
   auto stream = cuda::Stream::create(*context);
   if (!stream) return std::unexpected(stream.error());
   auto events = cuda::EventRing::create(*context, kMarks);
   if (!events) return std::unexpected(events.error());
-  return std::shared_ptr<Gpu>(new Gpu(std::move(*device), std::move(*context), std::move(*stream),
+  return std::shared_ptr<Gpu>(new Gpu(std::move(*device), *plan, std::move(*context), std::move(*stream),
                                       std::move(*events), std::move(poller)));
 }
 

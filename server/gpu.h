@@ -8,6 +8,7 @@
 #include <tensorferry/cuda/device.h>
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/host_wait.h>
+#include <tensorferry/cuda/rung.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/device.h>
 #include <tensorferry/transport/segment.h>
@@ -36,6 +37,8 @@ class Gpu {
   // For others to make it wait, by its number, for what they have.
   cuda::StreamHandle stream() const noexcept { return stream_.get(); }
   cuda::ShareMode share_mode() const noexcept { return share_mode_; }
+  // By what its attributes say and TENSORFERRY_GPU_TRANSPORT asks.
+  const cuda::RungChoice& transport() const noexcept { return transport_; }
 
   // Calls `work(stream)` with the context current and nobody else on the stream meanwhile.
   template <class Work>
@@ -58,7 +61,7 @@ class Gpu {
   Result<void> wait(cuda::WaitReason reason);
 
  private:
-  Gpu(cuda::Device device, cuda::ContextPtr context, cuda::Stream stream,
+  Gpu(cuda::Device device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
       std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller);
   Result<void> order(cuda::StreamHandle first, cuda::StreamHandle then);
   Result<cuda::EventSlot> mark(cuda::StreamHandle stream);
@@ -66,6 +69,7 @@ class Gpu {
   const cuda::Device device_;
   const cuda::ContextPtr context_;
   const cuda::ShareMode share_mode_;
+  const cuda::RungChoice transport_;
   const std::shared_ptr<cuda::CompletionPoller> poller_;
   const std::shared_ptr<cuda::EventRing> events_;  // of our own
   std::mutex mutex_;                               // the stream's

@@ -27,11 +27,16 @@ Result<GpuArena> GpuArenas::open(int ordinal) {
   return made;
 }
 
-std::map<int, ArenaStatistics> GpuArenas::statistics() const {
+std::vector<GpuStatistics> GpuArenas::statistics() const {
   std::scoped_lock lock(mutex_);
-  std::map<int, ArenaStatistics> result;
-  for (const auto& [ordinal, arena] : arenas_)
-    result.emplace(ordinal, arena.blocks->arena().statistics());
+  std::vector<GpuStatistics> result;
+  for (const auto& [ordinal, arena] : arenas_) {
+    const ArenaStatistics use = arena.blocks->arena().statistics();
+    const cuda::RungChoice& chosen = arena.gpu->transport();
+    result.push_back({ordinal, to_string(arena.gpu->device().uuid),
+                      std::string(to_string(chosen.rung)), chosen.reason, use.bytes_in_use,
+                      use.segment_bytes, use.peak_segment_bytes});
+  }
   return result;
 }
 

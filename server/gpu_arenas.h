@@ -2,11 +2,13 @@
 // first one comes.
 #pragma once
 
+#include <tensorferry/server/statistics.h>
 #include <tensorferry/transport/arena.h>
 
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "gpu.h"
 #include "host_arena.h"
@@ -32,7 +34,7 @@ class GpuArenas {
   // Errors: that there is no such device, or no driver.
   Result<GpuArena> open(int ordinal);
   // Of each arena that there is.
-  std::map<int, ArenaStatistics> statistics() const;
+  std::vector<GpuStatistics> statistics() const;
   const ArenaOptions& options() const noexcept { return options_; }
 
  private:

@@ -86,6 +86,23 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
     text.sample(label(model) + ",state=\"allocated\"", model.arena_bytes);
     text.sample(label(model) + ",state=\"peak\"", model.arena_peak_bytes);
   }
+  text.family("tensorferry_gpu_arena_bytes", "gauge", "Bytes of the model's arena on a GPU.");
+  for (const auto& model : models) {
+    for (const auto& gpu : model.gpus) {
+      const std::string labels = label(model) + ",uuid=" + in_quotes(gpu.uuid);
+      text.sample(labels + ",state=\"in_use\"", gpu.arena_bytes_in_use);
+      text.sample(labels + ",state=\"allocated\"", gpu.arena_bytes);
+      text.sample(labels + ",state=\"peak\"", gpu.arena_peak_bytes);
+    }
+  }
+  text.family("tensorferry_gpu_transport", "gauge", "1: how the GPU's memory is shared with stubs.");
+  for (const auto& model : models) {
+    for (const auto& gpu : model.gpus) {
+      text.sample(label(model) + ",uuid=" + in_quotes(gpu.uuid) + ",transport=" +
+                      in_quotes(gpu.transport),
+                  1);
+    }
+  }
   text.family("tensorferry_stub_restarts_total", "counter", "Stubs started again after they died.");
   for (const auto& model : models) {
     for (const auto& instance : model.instances)

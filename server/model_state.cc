@@ -387,6 +387,7 @@ ModelStatistics ModelState::statistics() const {
   result.arena_bytes_in_use = arena.bytes_in_use;
   result.arena_bytes = arena.segment_bytes;
   result.arena_peak_bytes = arena.peak_segment_bytes;
+  result.gpus = gpus_->statistics();
   for (const auto& instance : instances_) result.instances.push_back(instance->statistics());
   return result;
 }

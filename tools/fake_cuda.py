@@ -1,6 +1,6 @@
 """Runs a command on the emulated CUDA driver: what `./dev fake-cuda` does once it is built, and what tests set for a child.
 
-    ./dev fake-cuda [--profile P] [--sched S] [--devices N] -- COMMAND...
+    ./dev fake-cuda [--profile P] [--sched S] [--devices N] [--leaks] -- COMMAND...
 
 tests/fake_cuda/README.md says what each of these means.
 """
@@ -33,6 +33,7 @@ def environment(
     sched: str | None = None,
     devices: int | None = None,
     state: Path | None = None,
+    leaks: bool = False,
     base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """What a process needs in its environment to run on the emulator whose build folder is `libraries`.
@@ -48,6 +49,7 @@ def environment(
         "FAKECUDA_SCHED": sched,
         "FAKECUDA_DEVICES": None if devices is None else str(devices),
         "FAKECUDA_STATE": None if state is None else str(state),
+        "FAKECUDA_LEAKS": "1" if leaks else None,
         "LD_LIBRARY_PATH": joined(str(libraries), inherited.get("LD_LIBRARY_PATH")),
         "LD_PRELOAD": joined(*preloaded, inherited.get("LD_PRELOAD")),
     }
@@ -96,6 +98,7 @@ def run(libraries: Path, arguments: Sequence[str]) -> int:
     parser.add_argument("--profile", help="what the devices can and can't do")
     parser.add_argument("--sched", help="eager, random:SEED or lazy")
     parser.add_argument("--devices", type=int, help="how many")
+    parser.add_argument("--leaks", action="store_true", help="report what is left at exit")
     cut = list(arguments).index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:cut])
     command = list(arguments[cut + 1 :])

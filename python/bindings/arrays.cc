@@ -1,6 +1,7 @@
 #include "arrays.h"
 
 #include <pybind11/stl.h>
+#include <tensorferry/server/device_use.h>
 #include <tensorferry/transport/copy.h>
 
 #include <algorithm>
@@ -125,6 +126,7 @@ struct Input {
   server::Model& model;
   Gifts& gifts;
   server::Tensor& tensor;
+  std::optional<CallerStream> stream;
 
   // False when the memory was given to an earlier request, after which nobody knows what it holds.
   // The same array once more in one request is copied.
@@ -156,6 +158,7 @@ server::Buffer copy_of_device(server::Model& model, const Owner& owner) {
 void from_answer(Input input, const py::object& value, const py::object& capsule) {
   Owner& owner = owner_in(capsule);
   input.must_be_readable(&owner);
+  if (input.stream) server::use_on_stream(owner.buffer, *input.stream);
   input.tensor.dtype = owner.dtype;
   input.tensor.shape = owner.shape;
   if (owner.offered && owner.buffer.is_shared() && !input.gifts.has(owner)) {
@@ -185,7 +188,7 @@ void from_foreign(Input input, const py::object& value) {
 
 void from_device(Input input, const py::object& value) {
   input.tensor.data =
-      copy_from_device(input.model, value, input.tensor.dtype, input.tensor.shape);
+      copy_from_device(input.model, value, input.stream, input.tensor.dtype, input.tensor.shape);
   if (!is_supported(input.tensor.dtype) || input.tensor.dtype.is_bytes())
     wrong(input.model, input.tensor.name,
           "has " + to_string(input.tensor.dtype) + ", which does not cross");
@@ -334,9 +337,9 @@ py::array empty_array(server::Model& model, const std::vector<std::int64_t>& sha
 }
 
 void to_tensor(server::Model& model, std::string_view name, const py::object& value, Gifts& gifts,
-               server::Tensor& tensor) {
+               std::optional<CallerStream> stream, server::Tensor& tensor) {
   tensor.name = name;
-  const Input input{model, gifts, tensor};
+  const Input input{model, gifts, tensor, stream};
   if (is_answer(value)) {
     const AnswerTypes& types = answer_types();
     const py::object owner = py::getattr(value, types.owner, py::none());

@@ -6,9 +6,11 @@
 #include <pybind11/pybind11.h>
 #include <tensorferry/server/model.h>
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
+#include "device_arrays.h"
 #include "owner.h"
 
 namespace tensorferry::python {
@@ -28,9 +30,10 @@ py::object empty_on_device(server::Model& model, const std::vector<std::int64_t>
 
 // An input: an array of ours is given (moved), anything else is copied once: an array, a tensor
 // with DLPack, an answer that is passed on. `gifts`: what this request was given so far; the same
-// array once more is copied. Raises what the caller did wrong.
+// array once more is copied. `stream`: what the caller works on with what lies in device memory.
+// Raises what the caller did wrong.
 void to_tensor(server::Model& model, std::string_view name, const py::object& value, Gifts& gifts,
-               server::Tensor& tensor);
+               std::optional<CallerStream> stream, server::Tensor& tensor);
 
 // A tensorferry.server.Response with its tensors.
 py::object to_python(server::Response& response);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "device_arrays.h"
 #include "errors.h"
 
 namespace tensorferry::python {
@@ -95,10 +96,11 @@ void fill(Model& model, Request& request, Gifts& gifts, const RequestArguments& 
     for (const auto& [key, value] : arguments.parameters.cast<py::dict>())
       request.parameters.emplace_back(py::str(key), parameter_of(value));
   }
+  const auto stream = stream_of_caller(arguments.stream);
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t at = 0;
   while (PyDict_Next(arguments.inputs.ptr(), &at, &key, &value)) {
-    to_tensor(model, view_of(key), py::reinterpret_borrow<py::object>(value), gifts,
+    to_tensor(model, view_of(key), py::reinterpret_borrow<py::object>(value), gifts, stream,
               request.add_input());
   }
 }
@@ -145,7 +147,7 @@ Call submit_and_wait(Model& model, Room& room, const Deadline& deadline) {
 }
 
 constexpr const char* kModel = "tensorferry.model";
-constexpr Py_ssize_t kArguments = 6;
+constexpr Py_ssize_t kArguments = 7;
 
 py::object infer(Model& model, PyObject* const* args) {
   RoomLease room;
@@ -156,7 +158,8 @@ py::object infer(Model& model, PyObject* const* args) {
                              args[2],
                              view_of(args[3]),
                              PyLong_AsUnsignedLongLong(args[4]),
-                             seconds_of(args[5])};
+                             seconds_of(args[5]),
+                             args[6]};
   if (PyErr_Occurred()) throw py::error_already_set();
   const Deadline deadline = deadline_of(arguments);
   fill(model, room->request, room->gifts, arguments);
@@ -168,7 +171,7 @@ py::object infer(Model& model, PyObject* const* args) {
 
 PyObject* infer_builtin(PyObject* capsule, PyObject* const* args, Py_ssize_t count) {
   if (count != kArguments) {
-    PyErr_SetString(PyExc_TypeError, "infer takes six arguments");
+    PyErr_SetString(PyExc_TypeError, "infer takes seven arguments");
     return nullptr;
   }
   try {
@@ -185,7 +188,7 @@ PyObject* infer_builtin(PyObject* capsule, PyObject* const* args, Py_ssize_t cou
 
 PyMethodDef infer_definition = {
     "infer", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(infer_builtin)),
-    METH_FASTCALL, "infer(inputs, outputs, parameters, request_id, priority, timeout) -> Response"};
+    METH_FASTCALL, "infer(inputs, outputs, parameters, request_id, priority, timeout, stream) -> Response"};
 
 }  // namespace
 

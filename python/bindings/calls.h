@@ -26,6 +26,7 @@ struct RequestArguments {
   std::string_view request_id;
   std::uint64_t priority = 0;
   std::optional<double> timeout;  // seconds
+  py::handle stream;              // None, or what the caller works on with device inputs
 };
 
 // A submitted request, as Python holds it. Thread-safe, but for wait(): one thread at a time, and
@@ -58,7 +59,7 @@ class PyCall {
 // and the sending.
 PyCall submit_request(server::Model& model, const RequestArguments& arguments);
 
-// infer(inputs, outputs, parameters, request_id, priority, timeout) of this model: a plain builtin,
+// infer(inputs, outputs, parameters, request_id, priority, timeout, stream) of this model: a plain builtin,
 // since what pybind11 does per call would be a good part of a small request's whole time.
 py::object infer_function(const server::Model& model);
 

@@ -71,11 +71,12 @@ std::shared_ptr<void> keep(const py::object& value) {
           }};
 }
 
-server::Buffer copy_dlpack(server::Model& model, const py::object& value, DType& dtype,
+server::Buffer copy_dlpack(server::Model& model, const py::object& value,
+                           std::optional<Stream> named, DType& dtype,
                            std::vector<std::int64_t>& shape) {
   server::DeviceSource source;
   source.device = device_of(value);
-  source.stream = current_stream(value, source.device);
+  source.stream = named ? named : current_stream(value, source.device);
   const std::uintptr_t stream =
       source.stream ? number_of(*source.stream) : value_of(model.device_stream(source.device));
   const ForeignTensor tensor(value, stream);
@@ -97,7 +98,8 @@ DType dtype_of(const std::string& typestr) {
   return *known;
 }
 
-server::Buffer copy_interface(server::Model& model, const py::object& value, DType& dtype,
+server::Buffer copy_interface(server::Model& model, const py::object& value,
+                              std::optional<Stream> named, DType& dtype,
                               std::vector<std::int64_t>& shape) {
   const auto interface = value.attr("__cuda_array_interface__").cast<py::dict>();
   if (interface.contains("mask") && !interface["mask"].is_none())
@@ -121,7 +123,8 @@ server::Buffer copy_interface(server::Model& model, const py::object& value, DTy
   source.bytes = static_cast<std::size_t>(bytes);
   source.device = value_of(model.device_of(address));
   source.keeper = keep(value);
-  if (interface.contains("stream") && !interface["stream"].is_none())
+  source.stream = named;
+  if (!named && interface.contains("stream") && !interface["stream"].is_none())
     source.stream = stream_of(interface["stream"].cast<std::uintptr_t>());
   return copy(model, source);
 }
@@ -154,10 +157,27 @@ bool is_on_device(const py::object& value) {
   return has_array_interface(value);
 }
 
-server::Buffer copy_from_device(server::Model& model, const py::object& value, DType& dtype,
+std::optional<CallerStream> stream_of_caller(py::handle stream) {
+  if (stream.is_none()) return std::nullopt;
+  py::object number = py::reinterpret_borrow<py::object>(stream);
+  if (py::hasattr(stream, "__cuda_stream__")) {
+    number = stream.attr("__cuda_stream__")().cast<py::sequence>()[1];
+  } else if (py::hasattr(stream, "cuda_stream")) {
+    number = stream.attr("cuda_stream");
+  } else if (py::hasattr(stream, "ptr")) {
+    number = stream.attr("ptr");
+  }
+  if (!py::isinstance<py::int_>(number))
+    throw py::type_error("stream is a stream's number, or a stream of cuda.core, PyTorch or CuPy");
+  const auto value = number.cast<std::uintptr_t>();
+  return stream_of(value == 0 ? 1 : value);  // PyTorch's and CuPy's 0: the legacy default stream
+}
+
+server::Buffer copy_from_device(server::Model& model, const py::object& value,
+                                std::optional<CallerStream> stream, DType& dtype,
                                 std::vector<std::int64_t>& shape) {
-  return ForeignTensor::is_one(value) ? copy_dlpack(model, value, dtype, shape)
-                                      : copy_interface(model, value, dtype, shape);
+  return ForeignTensor::is_one(value) ? copy_dlpack(model, value, stream, dtype, shape)
+                                      : copy_interface(model, value, stream, dtype, shape);
 }
 
 void use_on_stream(Owner& owner, const py::object& stream) {

@@ -22,9 +22,14 @@ std::optional<int> cuda_ordinal(const py::object& device);
 // Whether the object says that it lies in device memory: by __dlpack_device__, or by having
 // __cuda_array_interface__.
 bool is_on_device(const py::object& value);
-// A copy of it as an input's bytes, in C order. The copy is put on the stream that its library
-// works on, where the library tells; else on one of ours, and this waits for it.
-server::Buffer copy_from_device(server::Model& model, const py::object& value, DType& dtype,
+// The stream that a caller names: its number, or an object of cuda.core's (__cuda_stream__),
+// PyTorch's (cuda_stream) or CuPy's (ptr). Nothing for None; TypeError for anything else.
+using CallerStream = CUstream_st*;
+std::optional<CallerStream> stream_of_caller(py::handle stream);
+// A copy of it as an input's bytes, in C order. The copy is put on the stream that the caller names
+// or its library works on, where the library tells; else on one of ours, and this waits for it.
+server::Buffer copy_from_device(server::Model& model, const py::object& value,
+                                std::optional<CallerStream> stream, DType& dtype,
                                 std::vector<std::int64_t>& shape);
 
 // What __dlpack__'s `stream` and __cuda_array_interface__ mean (array API standard, "Data

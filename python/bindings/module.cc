@@ -51,8 +51,9 @@ class PyModel {
 
   PyCall submit(const py::dict& inputs, const py::object& outputs, const py::object& parameters,
                 const std::string& request_id, std::uint64_t priority,
-                std::optional<double> timeout) {
-    return submit_request(model_, {inputs, outputs, parameters, request_id, priority, timeout});
+                std::optional<double> timeout, const py::object& stream) {
+    return submit_request(model_,
+                          {inputs, outputs, parameters, request_id, priority, timeout, stream});
   }
   py::object infer() const { return infer_function(model_); }
 
@@ -70,6 +71,14 @@ py::dict statistics_of(const server::ModelStatistics& model) {
                               "arena_peak_bytes"_a = one.arena_peak_bytes,
                               "answers_out_bytes"_a = one.answers_out_bytes));
   }
+  py::dict gpus;
+  for (const auto& one : model.gpus) {
+    gpus[py::str("cuda:" + std::to_string(one.device))] =
+        py::dict("uuid"_a = one.uuid, "transport"_a = one.transport,
+                 "transport_reason"_a = one.transport_reason,
+                 "arena_bytes_in_use"_a = one.arena_bytes_in_use,
+                 "arena_bytes"_a = one.arena_bytes, "arena_peak_bytes"_a = one.arena_peak_bytes);
+  }
   return py::dict("name"_a = model.name, "version"_a = model.version, "ready"_a = model.ready,
                   "succeeded"_a = model.succeeded, "failed"_a = model.failed,
                   "cancelled"_a = model.cancelled, "executions"_a = model.executions,
@@ -78,7 +87,8 @@ py::dict statistics_of(const server::ModelStatistics& model) {
                   "queued"_a = model.queued, "in_flight"_a = model.in_flight,
                   "arena_bytes_in_use"_a = model.arena_bytes_in_use,
                   "arena_bytes"_a = model.arena_bytes,
-                  "arena_peak_bytes"_a = model.arena_peak_bytes, "instances"_a = instances);
+                  "arena_peak_bytes"_a = model.arena_peak_bytes, "gpus"_a = gpus,
+                  "instances"_a = instances);
 }
 
 // Runs `work(stop_token)` on a thread of its own, so that a signal's exception (Ctrl-C) can end it.
@@ -285,7 +295,8 @@ PYBIND11_MODULE(_server, module) {
            py::arg("device") = py::none())
       .def_property_readonly("infer", &PyModel::infer)
       .def("submit", &PyModel::submit, py::arg("inputs"), py::arg("outputs"), py::arg("parameters"),
-           py::arg("request_id"), py::arg("priority"), py::arg("timeout"));
+           py::arg("request_id"), py::arg("priority"), py::arg("timeout"),
+           py::arg("stream") = py::none());
   py::class_<PyServer>(module, "Server")
       .def(py::init<const std::string&, std::optional<std::vector<std::string>>, const std::string&,
                     const std::string&, const py::dict&>(),

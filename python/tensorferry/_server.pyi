@@ -39,6 +39,7 @@ class Model:
         request_id: str,
         priority: int,
         timeout: float | None,
+        stream: Any = None,
     ) -> Call: ...
 
 class Server:

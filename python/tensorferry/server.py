@@ -172,6 +172,7 @@ class Model:
         request_id: str = "",
         priority: int = 0,
         timeout: float | None = None,
+        stream: Any = None,
     ) -> Response:
         """Runs the model and returns its outputs.
 
@@ -183,6 +184,8 @@ class Model:
             request_id: the caller's name for it, in errors and logs too; what the model reads as ``request.request_id()``.
             priority: travels with the request; requests are taken in order of arrival whatever it is.
             timeout: the whole deadline in seconds. It ends the wait and cancels the request; it kills nobody.
+            stream: for inputs in device memory: the stream that they were written on, where the library doesn't tell (PyTorch
+                does, cuda.core's buffers don't): its number, or a stream of cuda.core, PyTorch or CuPy.
 
         Raises:
             errors.InvalidRequest: it does not fit the model, or an array in it was given before.
@@ -195,7 +198,7 @@ class Model:
         All are a `tensorferry.Error` with `code`, `model`, `instance`, `request_id`. After an InvalidRequest or a QueueFull
         nothing was sent, and arrays from `empty` are the caller's as before.
         """
-        response: Response = self._infer(inputs, outputs, parameters, request_id, priority, timeout)
+        response: Response = self._infer(inputs, outputs, parameters, request_id, priority, timeout, stream)
         return response
 
     def infer_async(
@@ -207,6 +210,7 @@ class Model:
         request_id: str = "",
         priority: int = 0,
         timeout: float | None = None,
+        stream: Any = None,
     ) -> Future:
         """`infer` without waiting; the arguments are the same. Inputs are copied or given before it returns.
 
@@ -215,7 +219,7 @@ class Model:
         Raises:
             tensorferry.Error: what `infer` refuses before it sends anything; what comes later is raised by the future.
         """
-        return Future(self._model.submit(inputs, outputs, parameters, request_id, priority, timeout))
+        return Future(self._model.submit(inputs, outputs, parameters, request_id, priority, timeout, stream))
 
 
 class Statistics(dict[str, dict[str, Any]]):

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fake_cuda import environment
+from fake_cuda import Summary, environment
 
 LIBRARIES = Path(__file__).resolve().parents[2] / "build" / "dev" / "fake_cuda"
 SHOWN_BYTES = 20_000  # of what the process said, from its end
@@ -67,6 +67,10 @@ class Emulated:
 
     def output(self) -> str:
         return self.log.read_bytes()[-SHOWN_BYTES:].decode(errors="replace")
+
+    def reports(self) -> list[str]:
+        """What the driver found wrong in it, and in the processes that it started, which have ended."""
+        return Summary(LIBRARIES / "libcuda.so.1", self.state).reports
 
     def kill(self) -> None:
         """With all that it started."""

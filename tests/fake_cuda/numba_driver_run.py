@@ -1,8 +1,7 @@
 """Runs the tests of the driver that come in numba-cuda's wheel, and prints a line for each: its name, a tab, its outcome.
 
-Run on the emulated driver. Without arguments it runs all of them, each module in a process of its own; with the name of a
-module it runs that one's, by unittest, since their pytest fixtures aren't in the wheel. NVIDIA's compilers aren't found, so that
-the outcome is the same where they are installed: what they make couldn't run.
+Run on the emulated driver. Without arguments it runs all of them; with names of modules those, by unittest, since the pytest
+fixtures are not in the wheel. Compilers are hidden, so that it is the same where they are: what they make can't run.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any
 
 COMPILERS = {"nvvm", "nvrtc", "nvJitLink"}
 PACKAGE = "numba.cuda.tests.cudadrv"
-MODULE_SECONDS = 100  # then it hangs
+ALONE = {f"{PACKAGE}.test_cuda_driver"}  # what fails there leaves a capture behind, which forbids others' calls
+DONE = "# done: "
 
 
 class OutcomePrinter(unittest.TestResult):
@@ -64,7 +64,6 @@ def hide_compilers() -> None:
 
 
 def run_module(name: str) -> None:
-    hide_compilers()
     try:
         module = importlib.import_module(name)
     except Exception as error:
@@ -73,20 +72,37 @@ def run_module(name: str) -> None:
     unittest.defaultTestLoader.loadTestsFromModule(module).run(OutcomePrinter())
 
 
+def run_modules(names: list[str]) -> None:
+    hide_compilers()
+    for name in names:
+        run_module(name)
+        print(f"{DONE}{name}", flush=True)
+
+
+def run_batch(names: list[str]) -> None:
+    """In one process, and after a crash in another one from the next module on."""
+    while names:
+        with subprocess.Popen([sys.executable, __file__, *names], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith(DONE):
+                    names.remove(line.removeprefix(DONE).strip())
+                else:
+                    print(line, end="", flush=True)
+        if names:
+            crashed = names.pop(0)
+            print(f"{crashed.removeprefix(PACKAGE + '.')}\tfailed: its process ended with {process.returncode}", flush=True)
+
+
 def run_all() -> None:
     package = importlib.import_module(PACKAGE)
-    for module in pkgutil.iter_modules(package.__path__):
-        name = f"{PACKAGE}.{module.name}"
-        try:
-            code = subprocess.run([sys.executable, __file__, name], timeout=MODULE_SECONDS, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
-        if code:
-            print(f"{module.name}\tfailed: its process ended with {code}", flush=True)
+    names = [f"{PACKAGE}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    run_batch([name for name in names if name not in ALONE])
+    run_batch([name for name in names if name in ALONE])
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        run_module(sys.argv[1])
+        run_modules(sys.argv[1:])
     else:
         run_all()

@@ -82,7 +82,7 @@ int Pipe::receive_fd() const {
 Program::Program(std::initializer_list<std::string> environment, const Body& body) {
   std::array<int, 2> sockets{};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets.data()) != 0) std::abort();
-  const std::string folder = state_folder();
+  const std::string& folder = state_folder();
   pid_ = ::fork();
   if (pid_ != 0) {
     ::close(sockets[1]);

@@ -2,8 +2,10 @@
 #include "api.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
 
 using namespace fakecuda;
 
@@ -100,8 +102,13 @@ FAKECUDA_API cuDeviceGetPCIBusId(char* text, int length, CUdevice ordinal) {
 
 FAKECUDA_API cuDeviceGetByPCIBusId(CUdevice* device, const char* text) {
   return api(__func__, Need::Init, [&](Call& call) {
+    const std::string_view written = text != nullptr ? text : "";  // domain:bus:device.function
+    const auto colon = written.find(':');
     unsigned bus = 0;
-    if (device == nullptr || text == nullptr || std::sscanf(text, "%*x:%x:", &bus) != 1)
+    if (device == nullptr || colon == std::string_view::npos || colon + 2 >= written.size())
+      return CUDA_ERROR_INVALID_VALUE;
+    const char* first = written.data() + colon + 1;
+    if (std::from_chars(first, first + 2, bus, 16).ec != std::errc{})
       return CUDA_ERROR_INVALID_VALUE;
     const auto& devices = call.driver.devices;
     for (std::size_t i = 0; i < devices.size(); ++i) {

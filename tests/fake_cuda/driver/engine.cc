@@ -5,6 +5,8 @@
 #include "driver.h"
 #include "futex.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -135,6 +137,8 @@ void Engine::run_first(Lock& lock, const std::shared_ptr<Stream>& stream) {
   stream->operations.pop_front();
   stream->completed = std::max(stream->completed, sequence);
   changed_.notify_all();
+  // The worker sleeps until what was due first; behind this one something may be due before that.
+  if (settings_.scheduler == Scheduler::Random && !stream->operations.empty()) kick();
 }
 
 void Engine::force(Lock& lock, const Point& point) {
@@ -192,8 +196,9 @@ void Engine::abandon(Stream& stream) {
 }
 
 void Engine::watch(const Point& record) {
+  if (settings_.scheduler != Scheduler::Lazy) return;  // it runs anyway
   watched_.push_back(record);
-  if (settings_.scheduler == Scheduler::Lazy) start_worker();
+  start_worker();
 }
 
 void Engine::look_at_requests() {
@@ -211,7 +216,12 @@ void Engine::start_worker() {
   if (has_worker_) return;
   has_worker_ = true;
   system_.self().listening = 1;
+  // Signals are for the caller's own threads.
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   std::thread([this] { work(); }).detach();
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 std::chrono::nanoseconds Engine::until_next_due() const {

@@ -1,11 +1,14 @@
 // cuInit, and what every call goes through.
 #include "api.h"
 #include "faults.h"
+#include "text.h"
 
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 #include <thread>
 
 namespace fakecuda {
@@ -23,11 +26,23 @@ std::mutex& init_mutex() {
 
 std::atomic<bool> deinitialised{false};
 
+// What processes left that were killed, in the folder that nobody reads.
+void remove_pages_of_the_dead(const std::string& folder) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    const auto pid = parse_number(entry.path().stem().string());
+    if (entry.path().extension() == ".fakecuda" && pid &&
+        process_id(static_cast<std::uint32_t>(*pid)).start_time == 0)
+      std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
 Driver* make_driver(Settings settings) {
   auto* made = new Driver(std::move(settings));
   made->pid = static_cast<std::uint32_t>(::getpid());
   const bool keeps = !made->settings.state_folder.empty();
   const std::string folder = keeps ? made->settings.state_folder : default_state_folder();
+  if (!keeps) remove_pages_of_the_dead(folder);
   made->system.open(folder);
   open_process_page(folder);
   made->devices = visible_devices(made->settings);
@@ -136,6 +151,14 @@ FAKECUDA_API cuGetExportTable(const void** table, const CUuuid*) {
     if (table != nullptr) *table = nullptr;
     return CUDA_ERROR_NOT_SUPPORTED;  // undocumented; NVIDIA's own runtime asks for it and gives up
   });
+}
+
+// There is no profiler to start.
+extern "C" __attribute__((visibility("default"))) CUresult cuProfilerStart(void) {
+  return api(__func__, Need::Context, [](Call&) { return CUDA_SUCCESS; });
+}
+extern "C" __attribute__((visibility("default"))) CUresult cuProfilerStop(void) {
+  return api(__func__, Need::Context, [](Call&) { return CUDA_SUCCESS; });
 }
 
 extern "C" uint64_t fakecuda_advance(void) {

@@ -40,6 +40,29 @@ CUresult host_function(Call& call, CUstream handle, CUhostFn function, void* dat
   return enqueue(call, stream, std::move(operation));
 }
 
+// The older kind of host function: it is called after an error too, and told of it.
+CUresult callback(Call& call, CUstream handle, CUstreamCallback function, void* data) {
+  std::shared_ptr<Stream> stream;
+  if (function == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (CUresult bad = find_stream(call, handle, stream)) return bad;
+  if (CUresult bad = refuse_on_capturing(stream)) return bad;
+  Operation operation;
+  operation.what = "stream callback";
+  operation.on_worker = true;
+  operation.runs_after_error = true;
+  operation.run = [function, data, handle, context = stream->context] {
+    CUresult status = CUDA_SUCCESS;
+    {
+      Lock lock(driver().mutex);
+      status = context_error(context);
+    }
+    function(handle, status, data);
+    return CUDA_SUCCESS;
+  };
+  count(&fakecuda_counters::host_functions);
+  return enqueue(call, stream, std::move(operation));
+}
+
 }  // namespace
 }  // namespace fakecuda
 
@@ -50,9 +73,23 @@ FAKECUDA_API cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data) {
              [&](Call& call) { return host_function(call, stream, function, data); });
 }
 
+FAKECUDA_API cuStreamAddCallback(CUstream stream, CUstreamCallback function, void* data,
+                                 unsigned int flags) {
+  return api(__func__, Need::Context, [&](Call& call) {
+    return flags != 0 ? CUDA_ERROR_INVALID_VALUE : callback(call, stream, function, data);
+  });
+}
+
 FAKECUDA_API cuLaunchKernel(CUfunction, unsigned int, unsigned int, unsigned int, unsigned int,
                             unsigned int, unsigned int, unsigned int, CUstream stream, void**,
                             void**) {
+  return api(__func__, Need::Context,
+             [&](Call& call) { return launch(call, stream, "kernel", {}); });
+}
+
+FAKECUDA_API cuLaunchCooperativeKernel(CUfunction, unsigned int, unsigned int, unsigned int,
+                                       unsigned int, unsigned int, unsigned int, unsigned int,
+                                       CUstream stream, void**) {
   return api(__func__, Need::Context,
              [&](Call& call) { return launch(call, stream, "kernel", {}); });
 }

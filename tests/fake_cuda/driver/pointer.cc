@@ -1,8 +1,6 @@
 // What the driver knows of an address.
 #include "api.h"
 
-#include <cstring>
-
 namespace fakecuda {
 namespace {
 
@@ -28,7 +26,7 @@ Known look_up(Call& call, CUdeviceptr address) {
 
 template <class T>
 CUresult store(void* data, T value) {
-  std::memcpy(data, &value, sizeof(value));
+  *static_cast<T*>(data) = value;
   return CUDA_SUCCESS;
 }
 

@@ -43,7 +43,7 @@ CUresult import_pool(Call& call, CUmemoryPool* handle, void* source,
     *handle = add_pool(call.driver, static_cast<int>(i), token->handle_types);
     const auto pool = call.driver.pools.find(*handle);
     pool->is_imported = true;
-    pool->token = token;
+    pool->token = std::move(token);
     count(&fakecuda_counters::fd_imports);
     return CUDA_SUCCESS;
   }

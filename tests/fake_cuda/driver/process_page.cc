@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -95,7 +96,7 @@ void open_process_page(const std::string& folder) {
   if (fd < 0) return;
   if (::ftruncate(fd, sizeof(ProcessPage)) == 0) {
     if (ProcessPage* page = map_page(fd)) {
-      std::memcpy(static_cast<void*>(page), &process_page(), sizeof(ProcessPage));
+      std::memcpy(static_cast<void*>(page), &process_page(), offsetof(ProcessPage, reports));
       page->pid = static_cast<std::uint32_t>(::getpid());
       page->magic = kMagic;
       page_path() = path;

@@ -55,6 +55,7 @@ constexpr auto kVariants = std::to_array<Variant>({
     {"cuMemsetD2D8", 3020, "cuMemsetD2D8_v2"},
     {"cuMemsetD32", 3020, "cuMemsetD32_v2"},
     {"cuMemsetD8", 3020, "cuMemsetD8_v2"},
+    {"cuModuleGetGlobal", 3020, "cuModuleGetGlobal_v2"},
     {"cuStreamBeginCapture", 10010, "cuStreamBeginCapture_v2"},
     {"cuStreamDestroy", 4000, "cuStreamDestroy_v2"},
     {"cuStreamGetCaptureInfo", 11030, "cuStreamGetCaptureInfo_v2"},

@@ -174,12 +174,13 @@ FAKECUDA_API cuMemRelease(Handle handle) {
 
 FAKECUDA_API cuMemRetainAllocationHandle(Handle* handle, void* address) {
   return api(__func__, Need::Init, [&](Call& call) {
-    const Mapping* mapping = call.driver.space.find(reinterpret_cast<std::uintptr_t>(address));
+    Mapping* mapping = call.driver.space.find(reinterpret_cast<std::uintptr_t>(address));
     if (handle == nullptr || mapping == nullptr || mapping->kind != MappingKind::Vmm)
       return CUDA_ERROR_INVALID_VALUE;
     ++mapping->physical->references;
-    const bool known = call.driver.physicals.find(mapping->handle) != nullptr;
-    *handle = known ? mapping->handle : call.driver.physicals.add(mapping->physical);
+    if (!call.driver.physicals.find(mapping->handle))
+      mapping->handle = call.driver.physicals.add(mapping->physical);
+    *handle = mapping->handle;
     return CUDA_SUCCESS;
   });
 }

@@ -1,4 +1,6 @@
 // Graphs as they come from capture. Handles are the driver's.
+#include <cstdint>
+
 #include "call.h"
 
 using namespace fakecuda::runtime;
@@ -36,5 +38,17 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   return in_context(cuGraphLaunch, exec, stream);
 }
+
+// Allocations inside graphs, of which there are none.
+cudaError_t cudaDeviceGetGraphMemAttribute(int, cudaGraphMemAttributeType, void* value) {
+  *static_cast<std::uint64_t*>(value) = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSetGraphMemAttribute(int, cudaGraphMemAttributeType, void*) {
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGraphMemTrim(int) { return cudaSuccess; }
 
 }  // extern "C"

@@ -29,7 +29,7 @@ class CompletionPoller {
   using Done = std::move_only_function<void(Result<void>)>;
 
   CompletionPoller();
-  // Calls what is left with Closed. Not from a callback.
+  // Calls what is left with Closed: before it returns, or soon when it is destroyed by a callback.
   ~CompletionPoller();
   CompletionPoller(const CompletionPoller&) = delete;
   CompletionPoller& operator=(const CompletionPoller&) = delete;
@@ -46,7 +46,7 @@ class CompletionPoller {
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace tensorferry::cuda

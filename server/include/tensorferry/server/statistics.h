@@ -19,6 +19,17 @@ struct InstanceStatistics {
   std::size_t answers_out_bytes = 0;  // ranges of its arena that callers hold
 };
 
+// A model's arena on one GPU.
+struct GpuStatistics {
+  int device = 0;  // our ordinal
+  std::string uuid;
+  std::string transport;         // how its memory is shared with stubs
+  std::string transport_reason;  // why not by better means; may be empty
+  std::size_t arena_bytes_in_use = 0;
+  std::size_t arena_bytes = 0;       // its chunks, now
+  std::size_t arena_peak_bytes = 0;  // the same, at most at one time
+};
+
 struct ModelStatistics {
   std::string name;
   std::int64_t version = 0;
@@ -36,6 +47,7 @@ struct ModelStatistics {
   std::size_t arena_bytes_in_use = 0;  // of the host arena
   std::size_t arena_bytes = 0;         // its segments, now
   std::size_t arena_peak_bytes = 0;    // the same, at most at one time
+  std::vector<GpuStatistics> gpus;     // those that its tensors came from, or went to
   std::vector<InstanceStatistics> instances;
 };
 

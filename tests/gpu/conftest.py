@@ -1,0 +1,3 @@
+"""What the marker `emulated` means."""
+
+from emulated_hooks import *  # noqa: F403
