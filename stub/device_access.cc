@@ -15,9 +15,10 @@ bool check(const Result<void>& result) {
   return result.has_value();
 }
 
-// Nobody is at work on the memory afterwards.
+// Nobody is at work on the memory afterwards. A graph may be being captured meanwhile.
 Result<void> wait_for_all(const DeviceUse& use, cuda::WaitReason reason) {
-  if (use.ready) {
+  const cuda::RelaxedCapture relaxed;
+  if (use.ready && use.streams.empty()) {
     auto event = use.lane->event_of(*use.ready);
     if (!event) return std::unexpected(event.error());
     if (auto done = cuda::wait_on_host(*event, reason); !done) return done;
@@ -38,7 +39,7 @@ bool wait_without_gil(DeviceUse& use, cuda::WaitReason reason) {
 
 // What is put on the stream from now on comes after whatever touches the memory so far.
 Result<void> put_after_all(const DeviceUse& use, cuda::StreamHandle stream) {
-  if (use.ready) {
+  if (use.ready && use.streams.empty()) {
     auto event = use.lane->event_of(*use.ready);
     if (!event) return std::unexpected(event.error());
     auto guard = cuda::ContextGuard::enter(*use.local->context());
