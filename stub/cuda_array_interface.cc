@@ -54,13 +54,14 @@ bool read_numbers(PyObject* sequence, std::vector<std::int64_t>& numbers) {
   return !PyErr_Occurred();
 }
 
-// Without a stream nothing has to be waited for; before version 3 nobody said.
-bool read_stream(PyObject* dict, cuda::StreamHandle& stream) {
-  PyObject* value = item(dict, "stream");
-  const unsigned long long number = value ? PyLong_AsUnsignedLongLong(value) : 1;
+// None: nobody is at work on it. Before version 3 nobody said.
+bool read_streams(PyObject* dict, Streams& streams) {
+  PyObject* value = PyDict_GetItemString(dict, "stream");
+  if (value == Py_None) return true;
+  const unsigned long long number = value ? PyLong_AsUnsignedLongLong(value) : 2;
   if (PyErr_Occurred()) return false;
   if (number == 0) return refuse("stream 0 is ambiguous");
-  stream = reinterpret_cast<cuda::StreamHandle>(number);
+  streams.push_back(as_used(reinterpret_cast<cuda::StreamHandle>(number)));
   return true;
 }
 
@@ -101,7 +102,7 @@ void drop_object(PyObject* object) {
 }
 
 // Nothing and an exception set where it is none.
-std::optional<Memory> read(PyObject* object, cuda::StreamHandle& stream) {
+std::optional<Memory> read(PyObject* object, Streams& streams) {
   PyRef dict(PyObject_GetAttrString(object, kAttribute));
   if (!dict) return std::nullopt;
   Memory memory;
@@ -110,7 +111,7 @@ std::optional<Memory> read(PyObject* object, cuda::StreamHandle& stream) {
     return std::nullopt;
   }
   if (!read_data(dict.get(), memory) || !read_layout(dict.get(), memory) ||
-      !read_stream(dict.get(), stream))
+      !read_streams(dict.get(), streams))
     return std::nullopt;
   return memory;
 }
@@ -143,8 +144,8 @@ bool has_cuda_array_interface(PyObject* object) {
 }
 
 PyRef memory_of_cuda_array(PyObject* object) {
-  cuda::StreamHandle stream = nullptr;
-  auto memory = read(object, stream);
+  Streams streams;
+  auto memory = read(object, streams);
   if (!memory) return {};
   auto place = cuda::classify(memory->data);
   if (!place) {
@@ -155,7 +156,7 @@ PyRef memory_of_cuda_array(PyObject* object) {
     refuse("its memory is on no device");
     return {};
   }
-  memory->device = use_on(std::max(place->ordinal, 0), stream);
+  memory->device = use_on(std::max(place->ordinal, 0), std::move(streams));
   if (!memory->device) return {};
   Py_INCREF(object);
   memory->foreign =
@@ -164,8 +165,8 @@ PyRef memory_of_cuda_array(PyObject* object) {
 }
 
 std::optional<CudaBytes> bytes_of_cuda_array(PyObject* object) {
-  cuda::StreamHandle stream = nullptr;
-  auto memory = read(object, stream);
+  Streams streams;
+  auto memory = read(object, streams);
   if (!memory) return std::nullopt;
   if (memory->strides.empty()) return CudaBytes{memory->data, memory->bytes};
   refuse("only bytes in a row can be given");

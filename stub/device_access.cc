@@ -2,6 +2,7 @@
 
 #include <tensorferry/cuda/gpu_error.h>
 
+#include "device_import.h"
 #include "numpy_api.h"
 #include "py_type.h"
 #include "stub_state.h"
@@ -14,9 +15,10 @@ bool check(const Result<void>& result) {
   return result.has_value();
 }
 
-// Nobody is at work on the memory afterwards.
+// Nobody is at work on the memory afterwards. A graph may be being captured meanwhile.
 Result<void> wait_for_all(const DeviceUse& use, cuda::WaitReason reason) {
-  if (use.ready) {
+  const cuda::RelaxedCapture relaxed;
+  if (use.ready && use.streams.empty()) {
     auto event = use.lane->event_of(*use.ready);
     if (!event) return std::unexpected(event.error());
     if (auto done = cuda::wait_on_host(*event, reason); !done) return done;
@@ -37,7 +39,7 @@ bool wait_without_gil(DeviceUse& use, cuda::WaitReason reason) {
 
 // What is put on the stream from now on comes after whatever touches the memory so far.
 Result<void> put_after_all(const DeviceUse& use, cuda::StreamHandle stream) {
-  if (use.ready) {
+  if (use.ready && use.streams.empty()) {
     auto event = use.lane->event_of(*use.ready);
     if (!event) return std::unexpected(event.error());
     auto guard = cuda::ContextGuard::enter(*use.local->context());
@@ -124,8 +126,7 @@ bool admit_stream(Memory& memory, cuda::StreamHandle stream) {
   if (*capturing ? !wait_without_gil(use, cuda::WaitReason::Capture)
                  : !check(put_after_all(use, stream)))
     return false;
-  // Another thread's stream of that name is another one.
-  use.remember(stream == cuda::per_thread_stream() ? kAnyStream : stream);
+  use.remember(as_used(stream));
   return true;
 }
 

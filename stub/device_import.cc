@@ -34,7 +34,11 @@ std::shared_ptr<void> keep(Managed* managed) {
 std::shared_ptr<void> keeper_of(DLManagedTensor* managed) { return keep(managed); }
 std::shared_ptr<void> keeper_of(DLManagedTensorVersioned* managed) { return keep(managed); }
 
-std::shared_ptr<DeviceUse> use_on(int ordinal, cuda::StreamHandle made_on) {
+UsedStream as_used(cuda::StreamHandle stream) noexcept {
+  return stream == cuda::per_thread_stream() ? kAnyStream : stream;
+}
+
+std::shared_ptr<DeviceUse> use_on(int ordinal, Streams streams) {
   if (!refuse_in_forked_child()) return nullptr;
   auto use = std::make_shared<DeviceUse>();
   auto opened = without_gil([&]() -> Result<void> {
@@ -51,7 +55,7 @@ std::shared_ptr<DeviceUse> use_on(int ordinal, cuda::StreamHandle made_on) {
     return nullptr;
   }
   if (use->lane) use->device = use->lane->name();
-  use->streams.push_back(made_on == cuda::per_thread_stream() ? kAnyStream : made_on);
+  use->streams = std::move(streams);
   return use;
 }
 
@@ -81,7 +85,8 @@ std::optional<StreamTensor> by_exchange_api(PyObject* object, int ordinal) {
   result.tensor.keeper = keeper_of(managed);
   result.tensor.view = &managed->dl_tensor;
   result.tensor.read_only = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
-  result.made_on = stream ? static_cast<cuda::StreamHandle>(stream) : cuda::legacy_stream();
+  result.made_on =
+      stream ? as_used(static_cast<cuda::StreamHandle>(stream)) : cuda::legacy_stream();
   return result;
 }
 

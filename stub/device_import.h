@@ -22,9 +22,11 @@ struct ForeignTensor {
 std::shared_ptr<void> keeper_of(DLManagedTensor* managed);
 std::shared_ptr<void> keeper_of(DLManagedTensorVersioned* managed);
 
-// What is known of memory on the device of that ordinal that the stream has made. nullptr with an
-// exception set where the device can't be used.
-std::shared_ptr<DeviceUse> use_on(int ordinal, cuda::StreamHandle made_on);
+// What is known of memory on the device of that ordinal, at which these streams may be at work.
+// nullptr with an exception set where the device can't be used.
+std::shared_ptr<DeviceUse> use_on(int ordinal, Streams streams);
+// Another thread's per-thread stream is another one: it goes by all of the context.
+UsedStream as_used(cuda::StreamHandle stream) noexcept;
 // Strides that one copy can pack go into `memory`; false where there are none such.
 bool keep_strides(const DLTensor& view, Memory& memory);
 
@@ -32,10 +34,12 @@ bool keep_strides(const DLTensor& view, Memory& memory);
 // made the tensor, and nobody waits. Nothing where it has none; an exception may be set.
 struct StreamTensor {
   ForeignTensor tensor;
-  cuda::StreamHandle made_on = nullptr;
+  UsedStream made_on = kAnyStream;
 };
 std::optional<StreamTensor> by_exchange_api(PyObject* object, int ordinal);
-// The capsule of `__dlpack__(stream=one of ours)`, with the device current.
+// The capsule of `__dlpack__(stream=one of ours)`, with the device current. Some libraries don't
+// put that stream in order with their own (cuda.core says so): who takes the memory goes by
+// kAnyStream.
 PyRef capsule_on_our_stream(PyObject* object, const LocalDevice& local);
 
 }  // namespace tensorferry::stub

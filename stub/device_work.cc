@@ -1,15 +1,26 @@
 #include "device_work.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace tensorferry::stub {
 
+// An event for all of a context stands for each of its streams.
 void DeviceWork::add(DeviceLane& lane, UsedStream stream, std::shared_ptr<void> kept) {
-  auto part = std::ranges::find_if(
-      parts_, [&](const Part& one) { return one.lane == &lane && one.stream == stream; });
-  if (part == parts_.end()) part = parts_.insert(part, {&lane, stream, {}});
-  if (kept) part->kept.push_back(std::move(kept));
+  Part part{&lane, stream, {}};
+  if (kept) part.kept.push_back(std::move(kept));
+  auto is_same = [&](const Part& one) {
+    return one.lane == &lane &&
+           (one.stream == stream || one.stream == kAnyStream || stream == kAnyStream);
+  };
+  for (Part& one : parts_) {
+    if (!is_same(one)) continue;
+    if (one.stream == kAnyStream) part.stream = kAnyStream;
+    std::ranges::move(one.kept, std::back_inserter(part.kept));
+  }
+  std::erase_if(parts_, is_same);
+  parts_.push_back(std::move(part));
 }
 
 Result<void> DeviceWork::record() {

@@ -85,9 +85,8 @@ void raise_not_contiguous() {
       "are supported.");
 }
 
-// `made_on`: the stream that comes after the making of a device tensor. An exception is set for
-// `No`.
-Described describe(const DLTensor& view, cuda::StreamHandle made_on, Memory& memory) {
+// `made_on`: the stream that a device tensor was made on. An exception is set for `No`.
+Described describe(const DLTensor& view, UsedStream made_on, Memory& memory) {
   if (!check_device(view.device.device_type)) return Described::No;
   memory.dtype = {static_cast<DTypeCode>(view.dtype.code), view.dtype.bits, view.dtype.lanes};
   if (triton_number(memory.dtype) == 0 || memory.dtype.is_bytes()) {
@@ -101,7 +100,8 @@ Described describe(const DLTensor& view, cuda::StreamHandle made_on, Memory& mem
   memory.bytes = element_bytes(memory.dtype);
   for (std::int64_t dim : memory.shape) memory.bytes *= static_cast<std::size_t>(dim);
   memory.data = static_cast<std::byte*>(view.data) + view.byte_offset;
-  if (on_device && !(memory.device = use_on(view.device.device_id, made_on))) return Described::No;
+  if (on_device && !(memory.device = use_on(view.device.device_id, {made_on})))
+    return Described::No;
   return Described::Yes;
 }
 
@@ -140,11 +140,11 @@ std::shared_ptr<void> take_over(PyObject* capsule) {
 
 // Each of these: nullptr without an exception where the tensor isn't contiguous.
 
-// Takes the capsule's tensor over, if it can be used.
-PyRef consume(PyObject* capsule, cuda::StreamHandle made_on) {
+// Takes the capsule's tensor over, if it can be used. A capsule says nothing of streams.
+PyRef consume(PyObject* capsule) {
   auto tensor = look_into(capsule);
   Memory memory;
-  if (!tensor || describe(*tensor->view, made_on, memory) != Described::Yes) return {};
+  if (!tensor || describe(*tensor->view, kAnyStream, memory) != Described::Yes) return {};
   memory.read_only = tensor->read_only;
   memory.foreign = take_over(capsule);
   return new_memory(std::move(memory));
@@ -167,7 +167,7 @@ PyRef import_from_device(PyObject* object, int ordinal) {
     return {};
   }
   PyRef capsule = capsule_on_our_stream(object, **local);
-  return capsule ? consume(capsule.get(), (*local)->stream()) : PyRef();
+  return capsule ? consume(capsule.get()) : PyRef();
 }
 
 // What one copy can't pack the library itself can.
@@ -186,13 +186,11 @@ PyRef import_object(PyObject* object) {
   if (device.device_type == kDLCUDA)
     return refuse_in_forked_child() ? import_packed(plain.get(), device.device_id) : PyRef();
   PyRef capsule = capsule_of(plain.get());
-  return capsule ? consume(capsule.get(), nullptr) : PyRef();
+  return capsule ? consume(capsule.get()) : PyRef();
 }
 
-// A bare capsule says nothing of streams: its maker is in order with the default one, or has
-// waited.
 PyRef import_any(PyObject* source) {
-  if (PyCapsule_CheckExact(source)) return consume(source, cuda::legacy_stream());
+  if (PyCapsule_CheckExact(source)) return consume(source);
   if (is_tensor(source) && is_on_device(as_tensor(source)))
     return PyRef::borrow(as_tensor(source)->memory);
   if (has_protocol(source)) return import_object(source);

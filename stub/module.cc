@@ -144,9 +144,8 @@ PyObject* empty_on_device(PyObject*, PyObject* args) {
   Memory memory;
   memory.dtype = dtype_from_triton_number(number).value_or(kUint8);
   if (!read_shape(shape, memory)) return nullptr;
-  memory.device = use_on(ordinal, nullptr);
+  memory.device = use_on(ordinal, {});
   if (!memory.device) return nullptr;
-  memory.device->streams.clear();
   DeviceLane* lane = memory.device->lane;
   if (!lane) {
     return raise({ErrorCode::Unavailable,
