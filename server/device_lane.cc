@@ -16,6 +16,7 @@ std::string_view view(const cuda::IpcHandle& handle) {
 
 std::vector<std::string_view> views(const std::vector<cuda::IpcHandle>& handles) {
   std::vector<std::string_view> result;
+  result.reserve(handles.size());
   for (const cuda::IpcHandle& handle : handles) result.push_back(view(handle));
   return result;
 }

@@ -27,9 +27,9 @@ Result<cuda::Plan> plan_for(const cuda::Device& device) {
 
 }  // namespace
 
-Gpu::Gpu(cuda::Device device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
+Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
          std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller)
-    : device_(std::move(device)),
+    : device_(device),
       context_(std::move(context)),
       share_mode_(plan.attempts.front().mode),
       transport_{plan.attempts.front().rung, plan.reason},
@@ -49,7 +49,7 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
   if (!stream) return std::unexpected(stream.error());
   auto events = cuda::EventRing::create(*context, kMarks);
   if (!events) return std::unexpected(events.error());
-  return std::shared_ptr<Gpu>(new Gpu(std::move(*device), *plan, std::move(*context),
+  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context),
                                       std::move(*stream), std::move(*events), std::move(poller)));
 }
 

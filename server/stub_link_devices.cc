@@ -169,13 +169,13 @@ void StubLink::when_complete(std::vector<Awaited> events,
                                        all->part_done(std::move(how));
                                      });
     } else {
-      watch_stubs(std::move(one), all);
+      watch_stubs(one, all);
     }
   }
 }
 
 // A dead stub's event may never be complete: what is watched for before close() is ended by it.
-void StubLink::watch_stubs(Awaited one, const std::shared_ptr<Countdown>& all) {
+void StubLink::watch_stubs(const Awaited& one, const std::shared_ptr<Countdown>& all) {
   std::unique_lock lock(mutex_);
   if (closed_) {
     lock.unlock();

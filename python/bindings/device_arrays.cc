@@ -93,7 +93,7 @@ DType dtype_of(const std::string& typestr) {
   static const py::object numpy_dtype = py::module_::import("numpy").attr("dtype");
   const auto dtype = numpy_dtype(typestr).cast<py::dtype>();
   const auto known = dtype_from_numpy_number(dtype.num());
-  if (!known || typestr.starts_with(">"))
+  if (!known || typestr.starts_with('>'))
     throw py::buffer_error("__cuda_array_interface__: typestr " + typestr + " does not cross");
   return *known;
 }
