@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-TARGETS = ("tensorferry_fake_cuda", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
+TARGETS = ("tensorferry_fake_cuda", "tensorferry_fake_nvml", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
 RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
 SHOWN_REPORTS = 20
 

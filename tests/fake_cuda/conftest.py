@@ -59,5 +59,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     given: dict[str, Any] = pyfuncitem.funcargs
     names = pyfuncitem.function.__code__.co_varnames[: pyfuncitem.function.__code__.co_argcount]
     process: Emulated = given["on_the_emulator"]
-    process.call(pyfuncitem.function.__name__, {name: given[name] for name in names})
+    process.call(pyfuncitem.originalname, {name: given[name] for name in names})
     return True
