@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: ./dev test --with torch")
 
-pytestmark = pytest.mark.emulated(devices=2)
+# Bound at once, each function that torch imports must be there, also those that no test calls.
+pytestmark = pytest.mark.emulated(devices=2, variables={"LD_BIND_NOW": "1"})
 
 COUNT = 1000
 
