@@ -173,7 +173,6 @@ def test_a_pools_buffer_is_shared_with_another_process_in_the_order_of_an_event(
     event = stream.record(options=core.EventOptions(ipc_enabled=True))
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    context.reducer = multiprocessing.reducer
     other = context.Process(target=answer_filled, args=(buffer, event.ipc_descriptor, there))
     other.start()
     there.close()
