@@ -149,8 +149,12 @@ TEST(FakeContext, AProfileSaysWhatWorksAndWhatIsOnlyClaimed) {
     EXPECT_EQ(attribute(kEvents), 0);
   });
   run_program({"FAKECUDA_PROFILE=no_driver"}, [] { EXPECT_EQ(cuInit(0), CUDA_ERROR_NO_DEVICE); });
-  run_program({"FAKECUDA_PROFILE=toolkit_stub"},
-              [] { EXPECT_EQ(cuInit(0), CUDA_ERROR_STUB_LIBRARY); });
+  run_program({"FAKECUDA_PROFILE=toolkit_stub"}, [] {
+    int number = 0;
+    EXPECT_EQ(cuInit(0), CUDA_ERROR_STUB_LIBRARY);
+    EXPECT_EQ(cuDriverGetVersion(&number), CUDA_ERROR_STUB_LIBRARY);
+    EXPECT_EQ(cuDeviceGetCount(&number), CUDA_ERROR_STUB_LIBRARY);
+  });
   run_program({"FAKECUDA_PROFILE=full", "FAKECUDA_ATTR=0:103=0"}, [] {
     use_device();
     EXPECT_EQ(attribute(kFd), 0);
