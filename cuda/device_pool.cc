@@ -40,6 +40,7 @@ struct DevicePool::Impl {
   // Without making a chunk: looks at the oldest of what was let go after events, and at all of it
   // when there is no room otherwise.
   std::optional<DeviceBlock> take(std::size_t bytes) {
+    if (bytes > options.max_bytes) return std::nullopt;
     std::unique_lock lock(mutex);
     drop(later.take_first_done(), lock);
     if (auto block = books.take(bytes)) return block;
@@ -71,9 +72,10 @@ struct DevicePool::Impl {
 
   // A chunk in which `bytes` fit; a smaller one than is worth while where the device has no more.
   Result<void> grow(std::size_t bytes) {
+    if (bytes > options.max_bytes) return no_room(bytes);
     const std::size_t need = (bytes + kChunkStep - 1) / kChunkStep * kChunkStep;
     const std::size_t room = options.max_bytes - std::min(options.max_bytes, chunk_bytes->load());
-    if (bytes > options.max_bytes || need > room) return no_room(bytes);
+    if (need > room) return no_room(bytes);
     const std::size_t wanted = std::max(need, std::min(options.chunk_bytes, room));
     auto chunk = Chunk::create(context, wanted, options.mode);
     if (!chunk && need < wanted && is_gpu_error(chunk.error(), GpuErrorKind::OutOfDeviceMemory))

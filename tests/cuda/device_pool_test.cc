@@ -113,7 +113,9 @@ TEST_F(DevicePoolTest, AtItsMaximumSaysWhatWasAskedUsedAndAllowed) {
   EXPECT_EQ(none.error().code, ErrorCode::Unavailable);
   for (const char* size : {"6291456", "12582912", "16777216"})
     EXPECT_NE(none.error().message.find(size), std::string::npos) << none.error().message;
-  EXPECT_EQ(gpu_word(pool_->allocate(~std::size_t{0} - 5).error()), "gpu_oom(pool)");
+  for (std::size_t below = 0; below < 3 * kMiB; below += 511 * 1000)
+    EXPECT_EQ(gpu_word(pool_->allocate(~std::size_t{0} - below).error()), "gpu_oom(pool)") << below;
+  EXPECT_FALSE(pool_->try_allocate(~std::size_t{0}));
   EXPECT_EQ(pool_->allocate(0).error().code, ErrorCode::InvalidArgument);
   EXPECT_TRUE(pool_->release(block.id));
 }

@@ -30,8 +30,9 @@ using PeerId = std::uint64_t;         // whoever lends knows its peers by number
 
 struct DevicePoolOptions {
   ShareMode mode = ShareMode::Vmm;
-  std::size_t chunk_bytes = 64 << 20;            // smallest chunk that is made
-  std::size_t max_bytes = std::size_t{1} << 30;  // of all chunks together; reaching it is an error
+  std::size_t chunk_bytes = 64 << 20;  // smallest chunk that is made
+  // Of all chunks together, at most kLargestChunk; reaching it is an error.
+  std::size_t max_bytes = std::size_t{1} << 30;
 };
 
 struct DeviceBlock {
