@@ -75,6 +75,20 @@ TEST_F(StreamTest, AnEventCanStandForAllOfAContext) {
   EXPECT_TRUE(wait_on_host(event->get(), WaitReason::NoStream));
 }
 
+TEST_F(StreamTest, DoesNotWaitForTheLegacyStream) {
+  if (!in_own_process({{"FAKECUDA_SCHED", "lazy"}})) return;
+  auto memory = make_chunk();
+  auto stream = make_stream();
+  auto guard = enter();
+  auto legacy = make_event(false);
+  ASSERT_TRUE(copy_async(memory->base() + 4096, memory->base(), 4096, legacy_stream(),
+                         CopyKind::DeviceToDevice));
+  ASSERT_TRUE(record(legacy->get(), legacy_stream()));
+  finish(stream);
+  EXPECT_FALSE(query(legacy->get()).value()) << "what a model does there holds nobody up";
+  ASSERT_TRUE(wait_on_host(legacy->get(), WaitReason::Probe));
+}
+
 TEST_F(StreamTest, MovesAndLeavesNone) {
   auto stream = make_stream();
   auto moved = std::move(stream);
