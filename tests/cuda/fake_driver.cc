@@ -82,11 +82,11 @@ bool in_own_process(Variables variables) {
   for (std::string& each : environment) pointers.push_back(each.data());
   pointers.push_back(nullptr);
   std::string program = own_path();
-  std::string filter = std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
+  std::string filter =
+      std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
   char* arguments[] = {program.data(), filter.data(), nullptr};
   pid_t pid = -1;
-  EXPECT_EQ(
-      ::posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, pointers.data()), 0);
+  EXPECT_EQ(::posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, pointers.data()), 0);
   int status = -1;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
@@ -118,8 +118,8 @@ void finish(const Stream& stream) {
 void GpuTest::write(DevicePtr at, std::span<const std::byte> bytes) const {
   auto stream = make_stream();
   auto guard = enter();
-  ASSERT_TRUE(copy_async(at, device_ptr(bytes.data()), bytes.size(), stream.get(),
-                         CopyKind::HostToDevice));
+  ASSERT_TRUE(
+      copy_async(at, device_ptr(bytes.data()), bytes.size(), stream.get(), CopyKind::HostToDevice));
   finish(stream);
 }
 

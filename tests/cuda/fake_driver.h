@@ -1,5 +1,6 @@
-// The emulated driver as tests see it: its counters, reports and faults (tests/fake_cuda/fakecuda.h),
-// and the fixture of all tests that need a GPU. Where it wasn't built they skip.
+// The emulated driver as tests see it: its counters, reports and faults
+// (tests/fake_cuda/fakecuda.h), and the fixture of all tests that need a GPU. Where it wasn't built
+// they skip.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -10,7 +10,9 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 
 struct Told final : HostArena::Subscriber {
-  void on_segment(const HostArena&, const Segment& segment) override { added.push_back(segment.id()); }
+  void on_segment(const HostArena&, const Segment& segment) override {
+    added.push_back(segment.id());
+  }
   void on_segment_dropped(SegmentId id) override { dropped.push_back(id); }
   std::vector<SegmentId> added, dropped;
 };
