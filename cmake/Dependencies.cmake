@@ -47,6 +47,18 @@ if(TENSORFERRY_BUILD_PYTHON)
   include(PythonDependencies)
 endif()
 
+# Presets without Python build on the headers of its wheels all the same.
+if(NOT DEFINED _found AND NOT Python_EXECUTABLE AND EXISTS "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+  set(Python_EXECUTABLE "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+endif()
+if(NOT DEFINED _found AND Python_EXECUTABLE)
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/wheel_headers.py"
+    OUTPUT_VARIABLE _found OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  string(JSON _nvtx GET "${_found}" nvtx)
+  string(JSON _cuda GET "${_found}" cuda)
+endif()
+
 # NVTX's headers, for spans in NVIDIA's tools: from a CUDA toolkit, or from the wheel nvidia-nvtx. Nothing of it is linked.
 find_path(
   TENSORFERRY_NVTX_INCLUDE_DIR nvtx3/nvToolsExt.h
@@ -62,12 +74,12 @@ else()
   message(STATUS "tensorferry: no nvtx3/nvToolsExt.h (CUDA toolkit, or pip install nvidia-nvtx): built without NVTX ranges")
 endif()
 
-# cuda.h, for the driver's types: from a CUDA toolkit, or from the wheel nvidia-cuda-runtime. Nothing of it is linked.
-# 12.8 is the first whose cuda.h names all that we call.
+# cuda.h, for the driver's types: from the wheel nvidia-cuda-runtime, or from a CUDA toolkit, which may be an older one. Nothing
+# of it is linked. 12.8 is the first whose cuda.h names all that we call.
 find_path(
   TENSORFERRY_CUDA_INCLUDE_DIR cuda.h
-  HINTS ENV CUDA_HOME ENV CUDA_PATH
-  PATHS /usr/local/cuda "${_cuda}"
+  HINTS "${_cuda}" ENV CUDA_HOME ENV CUDA_PATH
+  PATHS /usr/local/cuda
   PATH_SUFFIXES include ""
   DOC "Folder that has cuda.h, 12.8 or later")
 mark_as_advanced(TENSORFERRY_CUDA_INCLUDE_DIR)

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "driver_call.h"
 #include "poll_pacing.h"
 
 namespace tensorferry::cuda {
@@ -65,9 +66,9 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
       changed.notify_one();
     }
     if (!thread.joinable()) return;
-    // In a forked child there is no such thread; and a callback that lets go of the last one who
-    // held the poller is on it: it ends by itself then.
-    if (forked_after_cuda() || thread.get_id() == std::this_thread::get_id())
+    // A callback that lets go of the last one who held the poller is on its thread: that ends by
+    // itself then.
+    if (thread.get_id() == std::this_thread::get_id())
       thread.detach();
     else
       thread.join();
@@ -147,17 +148,22 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
 CompletionPoller::CompletionPoller() : impl_(std::make_shared<Impl>()) {}
 
 CompletionPoller::~CompletionPoller() {
-  impl_->end();
-  // The parent's thread may have held the mutex at the fork: nothing of it can be destroyed.
-  if (forked_after_cuda()) new std::shared_ptr<Impl>(std::move(impl_));
+  // In a forked child there is no such thread, and it may have held the mutex at the fork: nothing
+  // of it can be touched.
+  if (forked_after_cuda())
+    new std::shared_ptr<Impl>(std::move(impl_));
+  else
+    impl_->end();
 }
 
 void CompletionPoller::watch(EventHandle event, std::uint64_t owner, Done done) {
+  if (forked_after_cuda()) return done(driver_failure("cuEventQuery", abi::kNotInitialized));
   impl_->in_flight.fetch_add(1, std::memory_order_relaxed);
   impl_->give({.watch = Watch{event, owner, std::move(done)}, .cancel = std::nullopt});
 }
 
 void CompletionPoller::cancel(std::uint64_t owner, Error why) {
+  if (forked_after_cuda()) return;
   impl_->give({.watch = std::nullopt, .cancel = Cancel{owner, std::move(why)}});
 }
 

@@ -85,10 +85,12 @@ Result<std::unique_ptr<const Driver>> Driver::load(const std::string& name) {
   }
   auto api = std::make_unique<DriverApi>();
   const char* missing = find_entries(library.get(), *api);
-  auto* get_version = entry<"cuDriverGetVersion">(*api).function;
-  auto* init = entry<"cuInit">(*api).function;
+  auto* get_version = function_of<"cuDriverGetVersion">(*api);
+  auto* init = function_of<"cuInit">(*api);
   DriverInfo info;
   if (get_version && init) {
+    // Once called, a driver has state, threads and handlers of its own: it is never unloaded.
+    (void)library.release();
     if (int code = get_version(&info.version); code != abi::kSuccess)
       return driver_failure("cuDriverGetVersion", code, api.get());
     if (info.version < kOldestDriver) {
@@ -101,10 +103,8 @@ Result<std::unique_ptr<const Driver>> Driver::load(const std::string& name) {
   if (missing)
     return gpu_failure(GpuErrorKind::Unsupported, name + " has no " + std::string(missing) +
                                                       ", so it is no CUDA driver that we can use");
-  // From here on the driver has threads and handlers of its own: it is never unloaded.
-  (void)library.release();
   int code = init(0);
-  if (code == abi::kSuccess) code = entry<"cuDeviceGetCount">(*api).function(&info.devices);
+  if (code == abi::kSuccess) code = function_of<"cuDeviceGetCount">(*api)(&info.devices);
   if (code != abi::kSuccess && code != abi::kNoDevice)
     return driver_failure("cuInit", code, api.get());
   return std::unique_ptr<const Driver>(new Driver(std::move(api), info));

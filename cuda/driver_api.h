@@ -92,7 +92,7 @@ struct AccessDesc {  // CUmemAccessDesc
   int flags = kAccessReadWrite;
 };
 struct Copy3DSide {
-  std::size_t x_bytes = 0, y = 0, z = 0, lod = 0;
+  std::size_t x_bytes = 0, y = 0, z = 0, level = 0;
   unsigned memory_type = kMemoryTypeUnified;
   const void* host = nullptr;
   DevicePtr device = 0;
@@ -131,10 +131,10 @@ struct EntryTable : Each... {
   }
 };
 
-// The entry of a name in a table: entry<"cuInit">(api).
+// The function of a name in a table: function_of<"cuInit">(api).
 template <EntryName Name, class Signature>
-constexpr const Entry<Name, Signature>& entry(const Entry<Name, Signature>& found) noexcept {
-  return found;
+constexpr Signature* function_of(const Entry<Name, Signature>& found) noexcept {
+  return found.function;
 }
 
 using abi::AllocationHandle;
@@ -153,6 +153,7 @@ using DriverEntries = EntryTable<
     Entry<"cuDevicePrimaryCtxGetState", int(int, unsigned*, int*)>,
     Entry<"cuCtxPushCurrent_v2", int(ContextHandle)>,
     Entry<"cuCtxPopCurrent_v2", int(ContextHandle*)>,
+    Entry<"cuCtxGetCurrent", int(ContextHandle*)>,
     Entry<"cuCtxGetStreamPriorityRange", int(int*, int*)>,
     Entry<"cuCtxRecordEvent", int(ContextHandle, EventHandle)>,
     Entry<"cuStreamCreateWithPriority", int(StreamHandle*, unsigned, int)>,

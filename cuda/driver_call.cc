@@ -65,7 +65,7 @@ bool is_sticky(int code) noexcept { return std::ranges::find(kSticky, code) != k
 std::unexpected<Error> driver_failure(const char* call, int code, const DriverApi* api) {
   const char* name = nullptr;
   if (api && !forked_after_cuda()) {
-    if (auto* get_name = entry<"cuGetErrorName">(*api).function) get_name(code, &name);
+    if (auto* get_name = function_of<"cuGetErrorName">(*api)) get_name(code, &name);
   }
   const GpuErrorKind kind = kind_of(code);
   std::string message;

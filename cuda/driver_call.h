@@ -23,7 +23,7 @@ template <EntryName Name, class... Arguments>
 int raw_call(Arguments... arguments) noexcept {
   const DriverApi* api = loaded_api();
   if (!api || forked_after_cuda()) return abi::kNotInitialized;
-  auto* function = entry<Name>(*api).function;
+  auto* function = function_of<Name>(*api);
   return function ? function(arguments...) : abi::kNotSupported;
 }
 

@@ -4,7 +4,7 @@
 #include <mutex>
 
 #include "driver_call.h"
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 namespace tensorferry::cuda {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 enum class SlotState : std::uint8_t { Free, Taken, Retired };
 
 struct Slot {
-  InterprocessEvent event;
+  Event event;
   std::uint64_t generation = 0;
   SlotState state = SlotState::Free;
 };
@@ -49,7 +49,7 @@ Result<std::unique_ptr<EventRing>> EventRing::create(ContextPtr context, std::si
   auto impl = std::make_unique<Impl>();
   impl->context = std::move(context);
   for (std::uint32_t index = 0; index < size; ++index) {
-    auto event = make_event();
+    auto event = make_event(true);
     if (!event) return std::unexpected(event.error());
     impl->slots.push_back({std::move(*event), 0, SlotState::Free});
     impl->free.push_back(index);

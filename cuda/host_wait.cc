@@ -17,6 +17,7 @@ constexpr std::array<std::string_view, kWaitReasons> kNames = {
 const Counter& waits(WaitReason reason) {
   static const auto counters = [] {
     std::vector<Counter> all;
+    all.reserve(kNames.size());
     for (std::string_view name : kNames)
       all.push_back(Counters::of_process().add("host_waits", {{"reason", name}}));
     return all;

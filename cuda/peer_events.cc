@@ -1,7 +1,7 @@
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/gpu_error.h>
 
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 namespace tensorferry::cuda {
 namespace {

@@ -1,3 +1,4 @@
+#include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/driver.h>
 #include <tensorferry/cuda/pointer_info.h>
 
@@ -8,17 +9,16 @@
 namespace tensorferry::cuda {
 namespace {
 
-enum Asked : std::size_t {
-  kType,
-  kOrdinal,
-  kManaged,
-  kBufferId,
-  kLegacy,
-  kHandleTypes,
-  kMempool,
-  kContext,
-  kAsked
-};
+// What is asked, in this order.
+constexpr std::size_t kType = 0;
+constexpr std::size_t kOrdinal = 1;
+constexpr std::size_t kManaged = 2;
+constexpr std::size_t kBufferId = 3;
+constexpr std::size_t kLegacy = 4;
+constexpr std::size_t kHandleTypes = 5;
+constexpr std::size_t kMempool = 6;
+constexpr std::size_t kContext = 7;
+constexpr std::size_t kAsked = 8;
 constexpr std::array<int, kAsked> kAttributes = {
     abi::kPointerMemoryType,    abi::kPointerDeviceOrdinal,    abi::kPointerIsManaged,
     abi::kPointerBufferId,      abi::kPointerLegacyIpcCapable, abi::kPointerAllowedHandleTypes,
@@ -40,13 +40,12 @@ void fill(PointerInfo& info, const Answers& answers) {
   info.legacy_ipc = answers[kLegacy] != 0;
   info.posix_fd = (answers[kHandleTypes] & abi::kHandlePosixFd) != 0;
   info.from_mempool = answers[kMempool] != 0;
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the driver wrote a pointer there
   info.context = reinterpret_cast<ContextHandle>(static_cast<std::uintptr_t>(answers[kContext]));
 }
 
-}  // namespace
-
-Result<PointerInfo> classify(DevicePtr address) {
-  if (auto driver = Driver::get(); !driver) return std::unexpected(driver.error());
+// Asks in the current context.
+Result<PointerInfo> ask(DevicePtr address) {
   Answers answers{};
   std::array<void*, kAsked> places;
   for (std::size_t i = 0; i < kAsked; ++i) places[i] = &answers[i];
@@ -66,6 +65,37 @@ Result<PointerInfo> classify(DevicePtr address) {
   if (auto done = call<"cuMemGetAddressRange_v2">(&info.base, &info.bytes, address); !done)
     return std::unexpected(done.error());
   return info;
+}
+
+// A primary context that somebody in this process has made; nullptr where nobody has.
+Result<ContextPtr> any_active_context() {
+  auto all = devices();
+  if (!all) return std::unexpected(all.error());
+  for (const Device& device : *all) {
+    auto active = primary_context_active(device);
+    if (!active) return std::unexpected(active.error());
+    if (*active) return PrimaryContext::retain(device);
+  }
+  return nullptr;
+}
+
+bool has_current_context() {
+  ContextHandle current = nullptr;
+  return raw_call<"cuCtxGetCurrent">(&current) == abi::kSuccess && current;
+}
+
+}  // namespace
+
+Result<PointerInfo> classify(DevicePtr address) {
+  if (auto driver = Driver::get(); !driver) return std::unexpected(driver.error());
+  if (has_current_context()) return ask(address);
+  auto context = any_active_context();
+  if (!context) return std::unexpected(context.error());
+  // Without any context there is no memory of the driver's in this process.
+  if (!*context) return PointerInfo{};
+  auto guard = ContextGuard::enter(**context);
+  if (!guard) return std::unexpected(guard.error());
+  return ask(address);
 }
 
 }  // namespace tensorferry::cuda

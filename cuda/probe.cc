@@ -5,7 +5,7 @@
 #include <array>
 #include <cstring>
 
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 namespace tensorferry::cuda {
 namespace {
@@ -24,7 +24,7 @@ std::uint64_t next_word(std::uint64_t& state) noexcept {
 class Prober {
  public:
   static Result<Prober> on(const Stream& stream) {
-    auto event = make_event_of_ours();
+    auto event = make_event(false);
     if (!event) return std::unexpected(event.error());
     return Prober(stream, std::move(*event));
   }
@@ -54,15 +54,7 @@ class Prober {
   }
 
  private:
-  Prober(const Stream& stream, InterprocessEvent event) noexcept
-      : stream_(&stream), event_(std::move(event)) {}
-
-  static Result<InterprocessEvent> make_event_of_ours() {
-    EventHandle event = nullptr;
-    if (auto made = call<"cuEventCreate">(&event, abi::kEventDisableTiming); !made)
-      return std::unexpected(made.error());
-    return InterprocessEvent(event);
-  }
+  Prober(const Stream& stream, Event event) noexcept : stream_(&stream), event_(std::move(event)) {}
 
   // All that was put on the stream is done.
   Result<void> settle(const Deadline& deadline) {
@@ -71,7 +63,7 @@ class Prober {
   }
 
   const Stream* stream_;
-  InterprocessEvent event_;
+  Event event_;
 };
 
 }  // namespace
@@ -123,15 +115,16 @@ Result<void> check_probe(const Stream& stream, const ProbePlace& place, std::uin
                          const std::function<bool()>& given_up) {
   auto guard = ContextGuard::enter(*stream.context());
   if (!guard) return std::unexpected(guard.error());
+  // First of all the stub's work on the block comes to its end, whatever it has seen.
+  if (place.events) {
+    if (auto done = wait_on_host(place.events->done, WaitReason::Probe, deadline, given_up); !done)
+      return done;
+  }
   Page page;
   fill_pattern(page, seed);
   if (answer.seen != checksum(page))
     return failure(ErrorCode::Unavailable,
                    "the stub saw other bytes than the server wrote to their shared device memory");
-  if (place.events) {
-    if (auto done = wait_on_host(place.events->done, WaitReason::Probe, deadline, given_up); !done)
-      return done;
-  }
   auto prober = Prober::on(stream);
   if (!prober) return std::unexpected(prober.error());
   auto seen = prober->read(place.at, deadline);

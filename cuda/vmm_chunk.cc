@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <optional>
 
 #include "chunk_kinds.h"
 #include "driver_call.h"
@@ -33,8 +34,13 @@ struct Unmap {
 };
 using Allocation = Owned<AllocationHandle, ReleaseAllocation>;
 
-// Physical memory, mapped whole at addresses of its own. Members go in the reverse order.
+// Physical memory, mapped whole at addresses of its own. Never assigned to: members have to go in
+// the reverse order, unmapped first.
 struct Mapping {
+  Mapping() = default;
+  Mapping(Mapping&&) = default;
+  Mapping& operator=(Mapping&&) = delete;
+
   Owned<Range, FreeAddresses> addresses;
   Allocation allocation;
   Owned<Range, Unmap> mapped;
@@ -64,13 +70,13 @@ class VmmChunk final : public Chunk {
         mapping_(std::move(mapping)) {}
   ~VmmChunk() override {
     const RelaxedCapture relaxed;
-    mapping_ = {};
+    mapping_.reset();
   }
 
   Result<ChunkHandle> export_handle() const override {
     int fd = -1;
     if (auto done = call<"cuMemExportToShareableHandle">(
-            static_cast<void*>(&fd), mapping_.allocation.get(), abi::kHandlePosixFd, 0ULL);
+            static_cast<void*>(&fd), mapping_->allocation.get(), abi::kHandlePosixFd, 0ULL);
         !done)
       return std::unexpected(done.error());
     UniqueFd owned(fd);
@@ -80,7 +86,7 @@ class VmmChunk final : public Chunk {
   }
 
  private:
-  Mapping mapping_;
+  std::optional<Mapping> mapping_;  // gone while the destructor's guard lives
 };
 
 Result<std::shared_ptr<Chunk>> chunk_of(ContextPtr context, Allocation allocation,
@@ -111,6 +117,8 @@ Result<std::shared_ptr<Chunk>> create_vmm_chunk(ContextPtr context, std::size_t 
 
 Result<std::shared_ptr<Chunk>> open_vmm_chunk(ContextPtr context, UniqueFd fd, std::size_t bytes) {
   AllocationHandle handle = 0;
+  // The driver takes a descriptor in a pointer's place.
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
   auto* os_handle = reinterpret_cast<void*>(static_cast<std::uintptr_t>(fd.get()));
   if (auto done = call<"cuMemImportFromShareableHandle">(&handle, os_handle, abi::kHandlePosixFd);
       !done)

@@ -1,5 +1,5 @@
-// A hold on device memory that callers work with on streams of their own. What they put there counts
-// when the memory is given on, and when it is let go of: neither makes anybody wait.
+// A hold on device memory that callers work with on streams of their own. What they put there
+// counts when the memory is given on, and when it is let go of: neither makes anybody wait.
 #pragma once
 
 #include <tensorferry/server/buffer.h>

@@ -16,6 +16,7 @@ std::string_view view(const cuda::IpcHandle& handle) {
 
 std::vector<std::string_view> views(const std::vector<cuda::IpcHandle>& handles) {
   std::vector<std::string_view> result;
+  result.reserve(handles.size());
   for (const cuda::IpcHandle& handle : handles) result.push_back(view(handle));
   return result;
 }
@@ -63,8 +64,7 @@ Result<void> DeviceLane::announce(ControlSocket& socket, const Segment& segment,
                                   const Deadline& deadline) const {
   auto handle = chunk_of(segment).export_handle();
   if (!handle) return std::unexpected(handle.error());
-  protocol::DeviceSegment message{segment.id(),    role,     gpu().name(),
-                                  segment.bytes(), reply_to, {}};
+  protocol::DeviceSegment message{segment.id(), role, gpu().name(), segment.bytes(), reply_to, {}};
   if (auto* fd = std::get_if<UniqueFd>(&*handle)) return socket.send(message, fd->get(), deadline);
   message.handle = view(std::get<cuda::IpcHandle>(*handle));
   return socket.send(message, -1, deadline);
@@ -73,9 +73,8 @@ Result<void> DeviceLane::announce(ControlSocket& socket, const Segment& segment,
 Result<std::optional<protocol::EventSlot>> DeviceLane::record_ready() {
   auto slot = to_stub_->take();
   if (!slot) return std::nullopt;
-  auto recorded = gpu().enqueue([&](cuda::StreamHandle ours) {
-    return cuda::record(*to_stub_->event(*slot), ours);
-  });
+  auto recorded = gpu().enqueue(
+      [&](cuda::StreamHandle ours) { return cuda::record(*to_stub_->event(*slot), ours); });
   if (!recorded) {
     to_stub_->give_back(*slot);
     return std::unexpected(recorded.error());
@@ -102,8 +101,8 @@ cuda::EventHandle DeviceLane::our_event(const protocol::EventSlot& ready) const 
 Result<void> DeviceLane::take_recorded(const protocol::EventSlot& recorded) {
   std::scoped_lock lock(mutex_);
   if (recorded.slot >= recorded_.size()) {
-    return failure(ErrorCode::Protocol, "it names event " + std::to_string(recorded.slot) +
-                                            " of " + std::to_string(recorded_.size()));
+    return failure(ErrorCode::Protocol, "it names event " + std::to_string(recorded.slot) + " of " +
+                                            std::to_string(recorded_.size()));
   }
   Recorded& entry = recorded_[recorded.slot];
   if (entry.out || recorded.generation <= entry.generation) {

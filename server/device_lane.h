@@ -67,7 +67,7 @@ class DeviceLane {
   const std::unique_ptr<cuda::EventRing> from_stub_;
   StubSegments segments_;
 
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;            // guards what follows
   std::vector<std::uint32_t> holders_;  // of to_stub_, by slot
   struct Recorded {
     bool out = false;

@@ -27,9 +27,9 @@ Result<cuda::Plan> plan_for(const cuda::Device& device) {
 
 }  // namespace
 
-Gpu::Gpu(cuda::Device device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
+Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
          std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller)
-    : device_(std::move(device)),
+    : device_(device),
       context_(std::move(context)),
       share_mode_(plan.attempts.front().mode),
       transport_{plan.attempts.front().rung, plan.reason},
@@ -49,8 +49,8 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
   if (!stream) return std::unexpected(stream.error());
   auto events = cuda::EventRing::create(*context, kMarks);
   if (!events) return std::unexpected(events.error());
-  return std::shared_ptr<Gpu>(new Gpu(std::move(*device), *plan, std::move(*context), std::move(*stream),
-                                      std::move(*events), std::move(poller)));
+  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context),
+                                      std::move(*stream), std::move(*events), std::move(poller)));
 }
 
 // The event stands for all that is on the stream so far. Under a ContextGuard.
@@ -99,11 +99,10 @@ void Gpu::when_done(std::span<const cuda::StreamHandle> streams, Done done) {
   }
   auto all = std::make_shared<Countdown>(marks.size(), std::move(done));
   for (const cuda::EventSlot& slot : marks) {
-    poller_->watch(*events_->event(slot), 0,
-                   [events = events_, slot, all](Result<void> how) {
-                     events->give_back(slot);
-                     all->part_done(std::move(how));
-                   });
+    poller_->watch(*events_->event(slot), 0, [events = events_, slot, all](Result<void> how) {
+      events->give_back(slot);
+      all->part_done(std::move(how));
+    });
   }
 }
 

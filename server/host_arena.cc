@@ -6,7 +6,7 @@
 
 namespace tensorferry::server {
 
-HostArena::HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options,
+HostArena::HostArena(const std::shared_ptr<SegmentAuthority>& authority, ArenaOptions options,
                      std::shared_ptr<IdleWatch> watch)
     : HostArena([authority](std::size_t bytes) { return authority->create(bytes); }, {}, options,
                 std::move(watch)) {}

@@ -32,7 +32,7 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
   };
   using SegmentMaker = Arena::SegmentSource;
 
-  HostArena(std::shared_ptr<SegmentAuthority> authority, ArenaOptions options,
+  HostArena(const std::shared_ptr<SegmentAuthority>& authority, ArenaOptions options,
             std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>());
   // Of memory that `make` provides, on that device.
   HostArena(SegmentMaker make, Device device, ArenaOptions options,

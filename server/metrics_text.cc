@@ -95,12 +95,13 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
       text.sample(labels + ",state=\"peak\"", gpu.arena_peak_bytes);
     }
   }
-  text.family("tensorferry_gpu_transport", "gauge", "1: how the GPU's memory is shared with stubs.");
+  text.family("tensorferry_gpu_transport", "gauge",
+              "1: how the GPU's memory is shared with stubs.");
   for (const auto& model : models) {
     for (const auto& gpu : model.gpus) {
-      text.sample(label(model) + ",uuid=" + in_quotes(gpu.uuid) + ",transport=" +
-                      in_quotes(gpu.transport),
-                  1);
+      text.sample(
+          label(model) + ",uuid=" + in_quotes(gpu.uuid) + ",transport=" + in_quotes(gpu.transport),
+          1);
     }
   }
   text.family("tensorferry_stub_restarts_total", "counter", "Stubs started again after they died.");

@@ -56,7 +56,9 @@ Result<std::uintptr_t> Model::device_stream(int device) {
   return slot_->state()->device_stream(device);
 }
 Result<void> Model::finish_copies(int device) { return slot_->state()->finish_copies(device); }
-Result<Buffer> Model::copy_in(const DeviceSource& source) { return slot_->state()->copy_in(source); }
+Result<Buffer> Model::copy_in(const DeviceSource& source) {
+  return slot_->state()->copy_in(source);
+}
 
 Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {
   auto buffer = allocate(bytes.size());

@@ -40,9 +40,8 @@ class ModelInstance {
   // Called with a stub's link when it is ready for batches, and with nullptr when it no longer is.
   using LinkChanged = std::function<void(std::shared_ptr<StubLink>)>;
 
-  ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments,
-                ModelMemory memory, InstanceEvents& events,
-                std::shared_ptr<Logger> logger, LinkChanged link_changed);
+  ModelInstance(InstanceSpec spec, std::shared_ptr<SegmentAuthority> segments, ModelMemory memory,
+                InstanceEvents& events, std::shared_ptr<Logger> logger, LinkChanged link_changed);
   ~ModelInstance();  // stop() and join()
   ModelInstance(const ModelInstance&) = delete;
   ModelInstance& operator=(const ModelInstance&) = delete;

@@ -52,8 +52,7 @@ std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std
 
 }  // namespace
 
-ModelState::ModelState(ModelSource source, const ServerOptions& options,
-                       const ServerParts& parts)
+ModelState::ModelState(ModelSource source, const ServerOptions& options, const ServerParts& parts)
     : source_(std::move(source)),
       options_(options),
       segments_(parts.segments),
@@ -63,9 +62,10 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options,
                                         parts.watch)),
       cpu_inputs_(inputs_go_to_the_cpu(source_.config)) {}
 
-Result<std::shared_ptr<ModelState>> ModelState::load(
-    ModelSource source, const ServerOptions& options, const ServerParts& parts,
-    const std::stop_token& stop) {
+Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
+                                                     const ServerOptions& options,
+                                                     const ServerParts& parts,
+                                                     const std::stop_token& stop) {
   std::shared_ptr<ModelState> state(new ModelState(std::move(source), options, parts));
   Result<void> started;
   try {
@@ -136,8 +136,8 @@ Result<void> ModelState::add_instance(InstanceSpec spec) {
   std::scoped_lock lock(loading_mutex_);
   if (loading_stopped_) return failure(ErrorCode::Cancelled, "told to stop while it was loaded");
   instances_.push_back(
-      std::make_unique<ModelInstance>(std::move(spec), segments_, ModelMemory{host_, gpus_}, *this, logger_,
-                                      [this, index](std::shared_ptr<StubLink> link) {
+      std::make_unique<ModelInstance>(std::move(spec), segments_, ModelMemory{host_, gpus_}, *this,
+                                      logger_, [this, index](std::shared_ptr<StubLink> link) {
                                         scheduler_->set_link(index, std::move(link));
                                       }));
   return {};
@@ -315,10 +315,11 @@ Result<Buffer> ModelState::copy_in(const Buffer& on_device) {
 // FORCE_CPU_ONLY_INPUT_TENSORS, which is "yes" unless the config says otherwise.
 Result<void> ModelState::place_on_host(Tensor& input) {
   std::call_once(said_where_inputs_go_, [&] {
-    logger_->info(source_.name,
-                  "a caller's device tensor is copied to CPU memory, as in Triton: parameters { key: "
-                  "\"FORCE_CPU_ONLY_INPUT_TENSORS\" value: { string_value: \"no\" } } in "
-                  "config.pbtxt leaves it on its device");
+    logger_->info(
+        source_.name,
+        "a caller's device tensor is copied to CPU memory, as in Triton: parameters { key: "
+        "\"FORCE_CPU_ONLY_INPUT_TENSORS\" value: { string_value: \"no\" } } in "
+        "config.pbtxt leaves it on its device");
   });
   auto arena = gpus_->open(input.data.device().id);
   if (!arena) return std::unexpected(in_model(arena.error()));

@@ -199,9 +199,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Under mutex_: a loan that the stub was never told of.
   void take_back_loan(std::uint64_t lease);
   Result<std::vector<Awaited>> take_events(std::span<const protocol::EventSlot> events);
-  void when_complete(std::vector<Awaited> events,
-                     std::move_only_function<void(Result<void>)> done);
-  void watch_stubs(Awaited one, const std::shared_ptr<Countdown>& all);
+  void when_complete(std::vector<Awaited> events, std::move_only_function<void(Result<void>)> done);
+  void watch_stubs(const Awaited& one, const std::shared_ptr<Countdown>& all);
   void release_after(std::shared_ptr<DeviceLane> lane, std::vector<Awaited> events, BlockId block);
   Result<void> release_device(const protocol::LeaseRelease& release);
   Buffer hold_device(const protocol::MemoryRef& memory, const LeaseBook::Range& lent);
@@ -240,8 +239,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::map<int, std::shared_ptr<DeviceLane>> lanes_;   // by our ordinal
   LeaseBook lent_;                                     // of the model's arenas, to the stub
   std::unordered_map<std::uint64_t, DeviceLoan> device_loans_;  // by lease
-  RangeTable out_;                                     // of the stub's arena, to callers
-  RangeTable device_out_;                              // of its arenas on GPUs
+  RangeTable out_;                                              // of the stub's arena, to callers
+  RangeTable device_out_;                                       // of its arenas on GPUs
   std::uint64_t failures_logged_ = 0;
   std::uint64_t failures_silenced_ = 0;
   std::chrono::steady_clock::time_point failures_window_{};

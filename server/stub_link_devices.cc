@@ -139,7 +139,8 @@ void StubLink::take_back_loan(std::uint64_t lease) {
   (void)lent_.release(lease);
 }
 
-// ---------------------------------------------------------------------------------- what comes back
+// ---------------------------------------------------------------------------------- what comes
+// back
 
 // The stub's events that a message names, as something to look at.
 Result<std::vector<StubLink::Awaited>> StubLink::take_events(
@@ -168,27 +169,27 @@ void StubLink::when_complete(std::vector<Awaited> events,
                                        all->part_done(std::move(how));
                                      });
     } else {
-      watch_stubs(std::move(one), all);
+      watch_stubs(one, all);
     }
   }
 }
 
 // A dead stub's event may never be complete: what is watched for before close() is ended by it.
-void StubLink::watch_stubs(Awaited one, const std::shared_ptr<Countdown>& all) {
+void StubLink::watch_stubs(const Awaited& one, const std::shared_ptr<Countdown>& all) {
   std::unique_lock lock(mutex_);
   if (closed_) {
     lock.unlock();
     return all->part_done(failure(ErrorCode::StubDied, "the stub ended meanwhile"));
   }
-  one.lane->gpu().poller().watch(
-      one.lane->stubs_event(one.event), link_number_,
-      [self = weak_from_this(), one, all](Result<void> how) {
-        if (how) {
-          one.lane->give_back(one.event);
-          if (auto link = self.lock()) link->channel_->seen_later(one.event);
-        }
-        all->part_done(std::move(how));
-      });
+  one.lane->gpu().poller().watch(one.lane->stubs_event(one.event), link_number_,
+                                 [self = weak_from_this(), one, all](Result<void> how) {
+                                   if (how) {
+                                     one.lane->give_back(one.event);
+                                     if (auto link = self.lock())
+                                       link->channel_->seen_later(one.event);
+                                   }
+                                   all->part_done(std::move(how));
+                                 });
 }
 
 void StubLink::release_after(std::shared_ptr<DeviceLane> lane, std::vector<Awaited> events,
@@ -238,10 +239,10 @@ Buffer StubLink::hold_device(const protocol::MemoryRef& memory, const LeaseBook:
       awaited_.push_back({lane, *loan.ready, true});
     }
   }
-  return DeviceHold::wrap(lane->gpu_ptr(),
-                          lane->arena().hold(lent.block, lent.data + (memory.offset - lent.offset),
-                                             memory.bytes),
-                          memory.bytes);
+  return DeviceHold::wrap(
+      lane->gpu_ptr(),
+      lane->arena().hold(lent.block, lent.data + (memory.offset - lent.offset), memory.bytes),
+      memory.bytes);
 }
 
 // Device outputs are answered when they are there: by the poller, once it has seen the events of
@@ -277,7 +278,8 @@ Result<Buffer> StubLink::take_device_memory(const protocol::TensorRecord& tensor
   if (!range) return std::unexpected(violation(range.error().message));
   {
     std::scoped_lock lock(mutex_);
-    if (auto noted = device_out_.insert(memory.lease, memory.place, memory.offset, memory.bytes); !noted)
+    if (auto noted = device_out_.insert(memory.lease, memory.place, memory.offset, memory.bytes);
+        !noted)
       return std::unexpected(violation(noted.error().message));
   }
   return DeviceHold::wrap(
@@ -287,7 +289,8 @@ Result<Buffer> StubLink::take_device_memory(const protocol::TensorRecord& tensor
       memory.bytes);
 }
 
-// -------------------------------------------------------------------------------- the control socket
+// -------------------------------------------------------------------------------- the control
+// socket
 
 Result<void> StubLink::on_device_request(const protocol::DeviceRequest& request) {
   cuda::Uuid uuid;

@@ -49,8 +49,8 @@ StubSession::~StubSession() {
 
 Result<std::unique_ptr<StubSession>> StubSession::start(
     const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
-    ModelMemory memory, InstanceEvents& events, const std::shared_ptr<Logger>& logger,
-    int stop_fd, std::chrono::milliseconds hello_patience) {
+    ModelMemory memory, InstanceEvents& events, const std::shared_ptr<Logger>& logger, int stop_fd,
+    std::chrono::milliseconds hello_patience) {
   auto sockets = ControlSocket::pair();
   if (!sockets) return std::unexpected(sockets.error());
   auto process = StubProcess::spawn(command, sockets->second.release());

@@ -33,9 +33,8 @@ class StubSession {
   // Starts the process and shakes hands. `stop_fd` becomes readable when the supervisor shall stop.
   static Result<std::unique_ptr<StubSession>> start(
       const StubCommand& command, LinkOptions options, std::shared_ptr<SegmentAuthority> segments,
-      ModelMemory memory, InstanceEvents& events,
-      const std::shared_ptr<Logger>& logger, int stop_fd,
-      std::chrono::milliseconds hello_patience = kHelloPatience);
+      ModelMemory memory, InstanceEvents& events, const std::shared_ptr<Logger>& logger,
+      int stop_fd, std::chrono::milliseconds hello_patience = kHelloPatience);
   ~StubSession();
 
   // Asks for AutoComplete, Load or Finalize and waits for the answer, serving meanwhile. Errors:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-TARGETS = ("tensorferry_fake_cuda", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
+TARGETS = ("tensorferry_fake_cuda", "tensorferry_fake_nvml", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
 RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
 SHOWN_REPORTS = 20
 
@@ -106,7 +106,14 @@ def run(libraries: Path, arguments: Sequence[str]) -> int:
         parser.error("there is no command")
     with tempfile.TemporaryDirectory(prefix="fakecuda-") as folder:
         state = Path(folder)
-        settings = environment(libraries, profile=options.profile, sched=options.sched, devices=options.devices, state=state)
+        settings = environment(
+            libraries,
+            profile=options.profile,
+            sched=options.sched,
+            devices=options.devices,
+            state=state,
+            leaks=options.leaks,
+        )
         shown = [f"{name}={shlex.quote(value)}" for name, value in settings.items() if name != "FAKECUDA_STATE"]
         print("+ " + " ".join([*shown, shlex.join(command)]), flush=True)
         try:

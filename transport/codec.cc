@@ -240,7 +240,8 @@ namespace {
 bool lies_where_it_may(const protocol::TensorRecord& tensor) {
   const bool on_device = tensor.device.kind == DeviceKind::Cuda;
   if (tensor.memory.kind == protocol::MemoryKind::DeviceChunk) return on_device;
-  return !on_device || (tensor.memory.kind == protocol::MemoryKind::Inline && tensor.memory.bytes == 0);
+  return !on_device ||
+         (tensor.memory.kind == protocol::MemoryKind::Inline && tensor.memory.bytes == 0);
 }
 
 }  // namespace

@@ -165,8 +165,8 @@ Result<void> Endpoint::Impl::send(std::uint64_t tag, std::vector<EndpointTensor>
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (!travels_inline(i)) records[i].memory = shipment.load(tensors[i]);
   }
-  auto sent =
-      channel.send(protocol::UserMessage{tag, records, shipment.given_back.releases}, Urgency::Lazy, deadline);
+  auto sent = channel.send(protocol::UserMessage{tag, records, shipment.given_back.releases},
+                           Urgency::Lazy, deadline);
   if (!sent) return sent;
   shipment.sent();
   for (std::size_t i = 0; i < tensors.size(); ++i) {

@@ -188,7 +188,8 @@ PyObject* infer_builtin(PyObject* capsule, PyObject* const* args, Py_ssize_t cou
 
 PyMethodDef infer_definition = {
     "infer", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(infer_builtin)),
-    METH_FASTCALL, "infer(inputs, outputs, parameters, request_id, priority, timeout, stream) -> Response"};
+    METH_FASTCALL,
+    "infer(inputs, outputs, parameters, request_id, priority, timeout, stream) -> Response"};
 
 }  // namespace
 

@@ -59,8 +59,8 @@ class PyCall {
 // and the sending.
 PyCall submit_request(server::Model& model, const RequestArguments& arguments);
 
-// infer(inputs, outputs, parameters, request_id, priority, timeout, stream) of this model: a plain builtin,
-// since what pybind11 does per call would be a good part of a small request's whole time.
+// infer(inputs, outputs, parameters, request_id, priority, timeout, stream) of this model: a plain
+// builtin, since what pybind11 does per call would be a good part of a small request's whole time.
 py::object infer_function(const server::Model& model);
 
 }  // namespace tensorferry::python

@@ -93,7 +93,7 @@ DType dtype_of(const std::string& typestr) {
   static const py::object numpy_dtype = py::module_::import("numpy").attr("dtype");
   const auto dtype = numpy_dtype(typestr).cast<py::dtype>();
   const auto known = dtype_from_numpy_number(dtype.num());
-  if (!known || typestr.starts_with(">"))
+  if (!known || typestr.starts_with('>'))
     throw py::buffer_error("__cuda_array_interface__: typestr " + typestr + " does not cross");
   return *known;
 }
@@ -188,7 +188,8 @@ void use_on_stream(Owner& owner, const py::object& stream) {
                           ": it is 1 (the legacy default stream), 2 (the per-thread one), a "
                           "stream's number, or -1 for no synchronisation");
   // What is there is complete: -1 asks for nothing, but its work can't be known later.
-  if (number > 0) server::use_on_stream(owner.buffer, stream_of(static_cast<std::uintptr_t>(number)));
+  if (number > 0)
+    server::use_on_stream(owner.buffer, stream_of(static_cast<std::uintptr_t>(number)));
 }
 
 py::dict cuda_array_interface(Owner& owner) {
@@ -197,8 +198,7 @@ py::dict cuda_array_interface(Owner& owner) {
     throw py::attribute_error("__cuda_array_interface__ has no " + to_string(owner.dtype));
   // The consumer is told of the legacy stream, and orders its own after that.
   server::use_on_stream(owner.buffer, stream_of(1));
-  const py::object typestr =
-      py::dtype(numpy_number(owner.dtype)).attr("str");
+  const py::object typestr = py::dtype(numpy_number(owner.dtype)).attr("str");
   const auto address = reinterpret_cast<std::uintptr_t>(owner.buffer.bytes().data());
   return py::dict("shape"_a = py::tuple(py::cast(owner.shape)), "typestr"_a = typestr,
                   "data"_a = py::make_tuple(address, owner.given), "version"_a = 3,

@@ -34,9 +34,9 @@ void check_device(const py::object& value) {
 }
 
 // The versioned capsule where the library knows it: only that one can be of a read-only tensor.
-py::object capsule_of(const py::object& value, py::dict options) {
+py::object capsule_of(const py::object& value, const py::dict& without) {
   const py::object method = value.attr("__dlpack__");
-  const py::dict without(**options);
+  py::dict options(**without);
   options["max_version"] = py::make_tuple(DLPACK_MAJOR_VERSION, 0);
   try {
     return method(**options);

@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "arrays.h"
-#include "device_arrays.h"
 #include "calls.h"
+#include "device_arrays.h"
 #include "errors.h"
 #include "observe.h"
 
@@ -76,19 +76,18 @@ py::dict statistics_of(const server::ModelStatistics& model) {
     gpus[py::str("cuda:" + std::to_string(one.device))] =
         py::dict("uuid"_a = one.uuid, "transport"_a = one.transport,
                  "transport_reason"_a = one.transport_reason,
-                 "arena_bytes_in_use"_a = one.arena_bytes_in_use,
-                 "arena_bytes"_a = one.arena_bytes, "arena_peak_bytes"_a = one.arena_peak_bytes);
+                 "arena_bytes_in_use"_a = one.arena_bytes_in_use, "arena_bytes"_a = one.arena_bytes,
+                 "arena_peak_bytes"_a = one.arena_peak_bytes);
   }
-  return py::dict("name"_a = model.name, "version"_a = model.version, "ready"_a = model.ready,
-                  "succeeded"_a = model.succeeded, "failed"_a = model.failed,
-                  "cancelled"_a = model.cancelled, "executions"_a = model.executions,
-                  "queue_ns"_a = model.queue_ns, "execute_ns"_a = model.execute_ns,
-                  "total_ns"_a = model.total_ns, "stub_copied_bytes"_a = model.stub_copied_bytes,
-                  "queued"_a = model.queued, "in_flight"_a = model.in_flight,
-                  "arena_bytes_in_use"_a = model.arena_bytes_in_use,
-                  "arena_bytes"_a = model.arena_bytes,
-                  "arena_peak_bytes"_a = model.arena_peak_bytes, "gpus"_a = gpus,
-                  "instances"_a = instances);
+  return py::dict(
+      "name"_a = model.name, "version"_a = model.version, "ready"_a = model.ready,
+      "succeeded"_a = model.succeeded, "failed"_a = model.failed, "cancelled"_a = model.cancelled,
+      "executions"_a = model.executions, "queue_ns"_a = model.queue_ns,
+      "execute_ns"_a = model.execute_ns, "total_ns"_a = model.total_ns,
+      "stub_copied_bytes"_a = model.stub_copied_bytes, "queued"_a = model.queued,
+      "in_flight"_a = model.in_flight, "arena_bytes_in_use"_a = model.arena_bytes_in_use,
+      "arena_bytes"_a = model.arena_bytes, "arena_peak_bytes"_a = model.arena_peak_bytes,
+      "gpus"_a = gpus, "instances"_a = instances);
 }
 
 // Runs `work(stop_token)` on a thread of its own, so that a signal's exception (Ctrl-C) can end it.

@@ -150,7 +150,7 @@ class Model:
         the array stays the caller's. Views made before it is given stay writable: nothing may be written through them then.
         ``bfloat16`` works where ml_dtypes is installed.
 
-        With ``device="cuda:0"`` it is a `Tensor` on that GPU, for PyTorch, CuPy or cuda.core to write through DLPack; `infer`
+        With ``device="cuda:0"`` it is a `Tensor` there, which PyTorch, CuPy or cuda.core write through DLPack. `infer`
         takes it without a copy where the model's config says ``FORCE_CPU_ONLY_INPUT_TENSORS: "no"``, after all that was put
         on the streams that it was handed to.
 
@@ -184,8 +184,8 @@ class Model:
             request_id: the caller's name for it, in errors and logs too; what the model reads as ``request.request_id()``.
             priority: travels with the request; requests are taken in order of arrival whatever it is.
             timeout: the whole deadline in seconds. It ends the wait and cancels the request; it kills nobody.
-            stream: for inputs in device memory: the stream that they were written on, where the library doesn't tell (PyTorch
-                does, cuda.core's buffers don't): its number, or a stream of cuda.core, PyTorch or CuPy.
+            stream: of inputs in device memory: the stream that they were written on, where the library doesn't tell (PyTorch
+                does, cuda.core's buffers don't). Its number, or a stream of cuda.core, PyTorch or CuPy.
 
         Raises:
             errors.InvalidRequest: it does not fit the model, or an array in it was given before.

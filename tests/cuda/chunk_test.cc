@@ -23,8 +23,8 @@ class ChunkTest : public GpuTest, public testing::WithParamInterface<ShareMode> 
     return *chunk;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Modes, ChunkTest,
-                         testing::Values(ShareMode::Vmm, ShareMode::LegacyIpc), mode_name);
+INSTANTIATE_TEST_SUITE_P(Modes, ChunkTest, testing::Values(ShareMode::Vmm, ShareMode::LegacyIpc),
+                         mode_name);
 
 TEST_P(ChunkTest, IsRoundedUpToWhatTheDeviceMaps) {
   EXPECT_EQ(make(1)->bytes(), std::size_t{2} << 20);
@@ -50,7 +50,7 @@ TEST_P(ChunkTest, OfAnotherProcessIsTheSameMemory) {
   EXPECT_EQ(seen.numbers[0], checksum(bytes));
   ASSERT_STREQ(peer.ask({.verb = PeerVerb::Fill, .numbers = {0, 4096, 99, kNoSlot}}).text, "");
   EXPECT_EQ(read(chunk->base(), 4096), pattern(4096, 99));
-  ASSERT_STREQ(peer.ask({.verb = PeerVerb::CloseChunk}).text, "");
+  ASSERT_STREQ(peer.ask({.verb = PeerVerb::Close}).text, "");
 }
 
 TEST_P(ChunkTest, OpenedTwiceIsClosedTwice) {
@@ -58,7 +58,7 @@ TEST_P(ChunkTest, OpenedTwiceIsClosedTwice) {
   Peer peer;
   ASSERT_STREQ(peer.open(*chunk).text, "");
   ASSERT_STREQ(peer.open(*chunk, PeerVerb::OpenAgain).text, "");
-  ASSERT_STREQ(peer.ask({.verb = PeerVerb::CloseChunk}).text, "");
+  ASSERT_STREQ(peer.ask({.verb = PeerVerb::Close}).text, "");
   ASSERT_STREQ(peer.ask({.verb = PeerVerb::Reports}).text, "");
 }
 

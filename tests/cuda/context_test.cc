@@ -9,10 +9,8 @@ namespace tensorferry::cuda {
 namespace {
 
 ContextHandle current() {
-  // What a pop and a push show.
   ContextHandle handle = nullptr;
-  if (raw_call<"cuCtxPopCurrent_v2">(&handle) != abi::kSuccess) return nullptr;
-  (void)raw_call<"cuCtxPushCurrent_v2">(handle);
+  EXPECT_EQ(raw_call<"cuCtxGetCurrent">(&handle), abi::kSuccess);
   return handle;
 }
 

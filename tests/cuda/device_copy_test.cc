@@ -49,9 +49,9 @@ TEST(Gather, DoesNotMindTheStridesOfAxesOfLengthOne) {
 TEST(Gather, OfNothingIsNothing) { EXPECT_EQ(plan({3, 0, 4}, {1, 2, 3})->bytes(), 0U); }
 
 TEST(Gather, IsLeftToTheFrameworkWhereOneCopyCannot) {
-  EXPECT_FALSE(plan({3, 4}, {4, 12}));                  // transposed
-  EXPECT_FALSE(plan({4}, {-4}));                        // backwards
-  EXPECT_FALSE(plan({4, 3}, {0, 4}));                   // broadcast
+  EXPECT_FALSE(plan({3, 4}, {4, 12}));                   // transposed
+  EXPECT_FALSE(plan({4}, {-4}));                         // backwards
+  EXPECT_FALSE(plan({4, 3}, {0, 4}));                    // broadcast
   EXPECT_FALSE(plan({2, 2, 2, 2}, {1000, 400, 64, 8}));  // four dimensions
   EXPECT_FALSE(plan({2, 3, 2}, {100, 64, 4}));           // slices that are no whole rows apart
 }

@@ -15,9 +15,9 @@ TEST(Uuid, IsWrittenAndReadAsTheDriverDoes) {
 }
 
 TEST(Uuid, OfAnotherFormIsRefused) {
-  for (const char* wrong : {"", "GPU-", "0", "GPU-00112233-4455-6677-8899-aabbccddeeffx",
-                            "GPU-00112233445566778899aabbccddeeff",
-                            "GPU-0011223g-4455-6677-8899-aabbccddeeff"})
+  for (const char* wrong :
+       {"", "GPU-", "0", "GPU-00112233-4455-6677-8899-aabbccddeeffx",
+        "GPU-00112233445566778899aabbccddeeff", "GPU-0011223g-4455-6677-8899-aabbccddeeff"})
     EXPECT_EQ(uuid_from_string(wrong).error().code, ErrorCode::InvalidArgument) << wrong;
 }
 

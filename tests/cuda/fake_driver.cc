@@ -12,7 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 extern char** environ;
 
@@ -53,6 +53,27 @@ std::string emulator_reports() {
 
 void clear_emulator_reports() {
   if (auto* clear = emulated<decltype(fakecuda_clear_reports)>("fakecuda_clear_reports")) clear();
+}
+
+std::string emulator_holds() {
+  auto* get = emulated<decltype(fakecuda_get_live)>("fakecuda_get_live");
+  if (!get) return {};
+  fakecuda_live live{};
+  get(&live);
+  std::string text;
+  const auto say = [&](const char* what, std::uint64_t count) {
+    if (count > 0) text += std::to_string(count) + " " + what + "; ";
+  };
+  say("allocations", live.allocations);
+  say("physical handles", live.physical_handles);
+  say("mappings", live.mappings);
+  say("reservations", live.reservations);
+  say("imports", live.imports);
+  say("registrations", live.host_registrations);
+  say("streams", live.streams);
+  say("events", live.events);
+  say("contexts", live.contexts);
+  return text;
 }
 
 void emulator_fails(const std::string& faults) {
@@ -103,13 +124,18 @@ void GpuTest::SetUp() {
 }
 
 void GpuTest::TearDown() {
-  context_.reset();
   EXPECT_EQ(emulator_reports(), "");
+  clear_emulator_reports();
+}
+
+GpuTest::~GpuTest() {
+  context_.reset();
+  EXPECT_EQ(emulator_holds(), "");
 }
 
 void finish(const Stream& stream) {
   auto guard = ContextGuard::enter(*stream.context());
-  auto event = make_event();
+  auto event = make_event(false);
   ASSERT_TRUE(event);
   ASSERT_TRUE(record(event->get(), stream.get()));
   ASSERT_TRUE(wait_on_host(event->get(), WaitReason::Probe));

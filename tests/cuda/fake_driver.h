@@ -35,9 +35,15 @@ void emulator_advances();
 using Variables = std::initializer_list<std::pair<const char*, const char*>>;
 bool in_own_process(Variables variables = {});
 
-// A test that needs a device. Fails where the emulator has reported something.
+// What this process has of the driver's and hasn't given back: "" for nothing, else what, with
+// numbers.
+std::string emulator_holds();
+
+// A test that needs a device. Fails where the emulator has reported something, and where anything
+// of the driver's is left when all of the test's members are gone.
 class GpuTest : public testing::Test {
  protected:
+  ~GpuTest() override;
   void SetUp() override;
   void TearDown() override;
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 
@@ -51,6 +52,12 @@ bool receive_frame(int socket, PeerFrame& frame, UniqueFd& fd) {
   return true;
 }
 
+PeerFrame failed(const std::string& why) {
+  PeerFrame answer;
+  std::snprintf(answer.text, sizeof answer.text, "%s", why.c_str());
+  return answer;
+}
+
 Peer::Peer(const Environment& environment) {
   int ends[2];
   EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
@@ -86,8 +93,9 @@ void Peer::tell(PeerFrame order, int fd) { EXPECT_TRUE(send_frame(socket_.get(),
 PeerFrame Peer::hear() {
   PeerFrame answer;
   UniqueFd none;
-  EXPECT_TRUE(receive_frame(socket_.get(), answer, none)) << "the peer is gone";
-  return answer;
+  const bool heard = receive_frame(socket_.get(), answer, none);
+  EXPECT_TRUE(heard);
+  return heard ? answer : failed("the peer is gone");
 }
 
 PeerFrame Peer::ask(PeerFrame order, int fd) {
@@ -97,7 +105,7 @@ PeerFrame Peer::ask(PeerFrame order, int fd) {
 
 PeerFrame Peer::open(const Chunk& chunk, PeerVerb verb) {
   auto handle = chunk.export_handle();
-  EXPECT_TRUE(handle) << handle.error().message;
+  if (!handle) return failed(handle.error().message);
   PeerFrame order{.verb = verb};
   order.numbers[0] = static_cast<std::uint64_t>(chunk.mode());
   order.numbers[1] = chunk.bytes();
@@ -108,7 +116,7 @@ PeerFrame Peer::open(const Chunk& chunk, PeerVerb verb) {
 
 PeerFrame Peer::open(const EventRing& ring) {
   auto all = ring.export_handles();
-  EXPECT_TRUE(all) << all.error().message;
+  if (!all) return failed(all.error().message);
   for (const IpcHandle& each : *all) {
     PeerFrame order{.verb = PeerVerb::AddEvent};
     order.handles[0] = each;

@@ -18,13 +18,13 @@ inline constexpr const char* kPeerArgument = "--peer";
 
 enum class PeerVerb : std::uint32_t {
   OpenChunk,    // numbers: mode, bytes; with a descriptor or a handle
-  AddEvent,      // one handle: kept for OpenEvents
+  AddEvent,     // one handle: kept for OpenEvents
   OpenEvents,   // → how many
   Fill,         // offset, bytes, seed, slot: waits for ready, writes the pattern, records done
   Checksum,     // offset, bytes, slot (or kNoSlot): waits for ready, reads → checksum
   AnswerProbe,  // offset, slot (or kNoSlot), seed → seen
   OpenAgain,    // as OpenChunk, while the first is open; both are closed one after the other
-  CloseChunk,
+  Close,        // all that was opened: before its owner destroys it
   Reports,      // → the emulator's, as text
 };
 inline constexpr std::uint64_t kNoSlot = ~std::uint64_t{0};

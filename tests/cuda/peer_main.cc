@@ -74,8 +74,9 @@ Result<std::uint64_t> read_checksum(State& state, const PeerFrame& order) {
 }
 
 Result<std::uint64_t> answer(State& state, const PeerFrame& order) {
-  auto said = answer_probe(*state.stream, {state.at(order.numbers[0]), state.slot(order.numbers[1])},
-                           order.numbers[2], Clock::now() + std::chrono::seconds(20));
+  auto said =
+      answer_probe(*state.stream, {state.at(order.numbers[0]), state.slot(order.numbers[1])},
+                   order.numbers[2], Clock::now() + std::chrono::seconds(20));
   if (!said) return std::unexpected(said.error());
   return said->seen;
 }
@@ -87,8 +88,10 @@ Result<std::uint64_t> number(Result<void> done, std::uint64_t value = 0) {
 
 Result<std::uint64_t> obey(State& state, const PeerFrame& order, UniqueFd fd) {
   switch (order.verb) {
-    case PeerVerb::OpenChunk: return number(open(state, order, std::move(fd), state.chunk));
-    case PeerVerb::OpenAgain: return number(open(state, order, std::move(fd), state.second));
+    case PeerVerb::OpenChunk:
+      return number(open(state, order, std::move(fd), state.chunk));
+    case PeerVerb::OpenAgain:
+      return number(open(state, order, std::move(fd), state.second));
     case PeerVerb::AddEvent:
       state.handles.push_back(order.handles[0]);
       return 0;
@@ -98,10 +101,19 @@ Result<std::uint64_t> obey(State& state, const PeerFrame& order, UniqueFd fd) {
       state.events = std::move(*opened);
       return state.events->size();
     }
-    case PeerVerb::Fill: return number(fill(state, order));
-    case PeerVerb::Checksum: return read_checksum(state, order);
-    case PeerVerb::AnswerProbe: return answer(state, order);
-    case PeerVerb::CloseChunk: state.second.reset(); state.chunk.reset(); return 0;
+    case PeerVerb::Fill:
+      return number(fill(state, order));
+    case PeerVerb::Checksum:
+      return read_checksum(state, order);
+    case PeerVerb::AnswerProbe:
+      return answer(state, order);
+    case PeerVerb::Close:
+      finish(*state.stream);
+      state.events.reset();
+      state.handles.clear();
+      state.second.reset();
+      state.chunk.reset();
+      return 0;
     case PeerVerb::Reports: {
       const std::string reports = emulator_reports();
       if (!reports.empty()) return failure(ErrorCode::Internal, reports);
@@ -126,12 +138,9 @@ int run_peer() {
   PeerFrame order;
   UniqueFd fd;
   while (receive_frame(kPeerSocket, order, fd)) {
-    PeerFrame answer{.verb = order.verb};
     auto done = obey(state, order, std::move(fd));
-    if (done)
-      answer.numbers[0] = *done;
-    else
-      std::snprintf(answer.text, sizeof answer.text, "%s", done.error().message.c_str());
+    const PeerFrame answer =
+        done ? PeerFrame{.verb = order.verb, .numbers = {*done}} : failed(done.error().message);
     if (!send_frame(kPeerSocket, answer)) break;
   }
   finish(*state.stream);

@@ -7,6 +7,8 @@ namespace tensorferry::cuda {
 
 inline constexpr int kPeerSocket = 30;  // the peer's descriptor
 
+// An answer that says why not.
+PeerFrame failed(const std::string& why);
 bool send_frame(int socket, const PeerFrame& frame, int fd = -1);
 bool receive_frame(int socket, PeerFrame& frame, UniqueFd& fd);
 

@@ -5,7 +5,7 @@
 #include <tensorferry/cuda/stream.h>
 
 #include "fake_driver.h"
-#include "interprocess_event.h"
+#include "owned_event.h"
 
 namespace tensorferry::cuda {
 namespace {
@@ -27,7 +27,7 @@ TEST_F(StreamTest, OneWaitsForAnotherByAnEventAndNobodyOnTheHost) {
   const auto before = emulator_counters();
   {
     auto guard = enter();
-    auto event = make_event();
+    auto event = make_event(false);
     ASSERT_TRUE(copy_async(memory->base(), device_ptr(bytes.data()), 4096, first.get(),
                            CopyKind::HostToDevice));
     ASSERT_TRUE(record(event->get(), first.get()));
@@ -45,7 +45,7 @@ TEST_F(StreamTest, OneWaitsForAnotherByAnEventAndNobodyOnTheHost) {
 
 TEST_F(StreamTest, AnEventThatIsNotDoneSaysSo) {
   auto guard = enter();
-  auto event = make_event();
+  auto event = make_event(false);
   EXPECT_TRUE(query(event->get()).value()) << "never recorded";
   auto stream = make_stream();
   ASSERT_TRUE(record(event->get(), stream.get()));
@@ -55,7 +55,7 @@ TEST_F(StreamTest, AnEventThatIsNotDoneSaysSo) {
 
 TEST_F(StreamTest, WaitingOnTheHostIsCountedByReason) {
   auto guard = enter();
-  auto event = make_event();
+  auto event = make_event(false);
   const auto before = host_waits(WaitReason::BareCapsule);
   ASSERT_TRUE(wait_on_host(event->get(), WaitReason::BareCapsule));
   EXPECT_EQ(host_waits(WaitReason::BareCapsule), before + 1);
@@ -70,7 +70,7 @@ TEST_F(StreamTest, IsNotCapturingByItself) {
 TEST_F(StreamTest, AnEventCanStandForAllOfAContext) {
   auto stream = make_stream();
   auto guard = enter();
-  auto event = make_event();
+  auto event = make_event(false);
   ASSERT_TRUE(record_context(*context(), event->get()));
   EXPECT_TRUE(wait_on_host(event->get(), WaitReason::NoStream));
 }

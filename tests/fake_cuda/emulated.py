@@ -28,13 +28,14 @@ class Failed(Exception):
 
 
 class Emulated:
-    """A process on the emulator that has imported `module`; `settings` are those of fake_cuda.environment()."""
+    """A process on the emulator that has imported `module`; `settings` are those of fake_cuda.environment(), and
+    `variables` goes into its environment besides."""
 
-    def __init__(self, module: Path, folder: Path, **settings: Any) -> None:
+    def __init__(self, module: Path, folder: Path, variables: dict[str, str] | None = None, **settings: Any) -> None:
         self.log = folder / "output.txt"
         self.state = folder
         # Its folder of state has a file of each process, also of those that it starts itself.
-        chosen = environment(LIBRARIES, state=folder, **settings)
+        chosen = {**environment(LIBRARIES, state=folder, **settings), **(variables or {})}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, str(module)],

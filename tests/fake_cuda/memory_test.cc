@@ -153,6 +153,18 @@ TEST(FakeMemory, AStridedCopyGathersRows) {
   });
 }
 
+TEST(FakeMemory, OffsetsBeyondFourGigabytesAreWhole) {
+  run_program({}, [] {
+    use_device();
+    constexpr std::size_t kFar = (std::size_t{9} << 29) + 7;
+    CUdeviceptr memory = 0;
+    ASSERT_EQ(cuMemAlloc(&memory, std::size_t{5} << 30), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemsetD8(memory + kFar, 1, 64), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemsetD8(memory + kFar - (std::size_t{4} << 30), 2, 64), CUDA_SUCCESS);
+    EXPECT_EQ(read(memory + kFar, 64), std::vector<unsigned char>(64, 1));
+  });
+}
+
 TEST(FakeMemory, PinnedMemoryIsKnownAndOrdinaryMemoryIsNot) {
   run_program({}, [] {
     use_device();

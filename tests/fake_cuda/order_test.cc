@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
+#include <thread>
 
 namespace fakecuda_test {
 namespace {
@@ -140,6 +142,19 @@ TEST(FakeOrder, ASynchronisationOrdersForAllThreads) {
     write(pair.memory, 64, pair.second);
     ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
     write(pair.memory, 64, pair.first);
+    expect_reports(false);
+  });
+}
+
+TEST(FakeOrder, AHostFunctionTellsTheHost) {
+  run_program({}, [] {
+    use_device();
+    static std::atomic<bool> told{false};
+    const Pair pair;
+    write(pair.memory, 64, pair.first);
+    ASSERT_EQ(cuLaunchHostFunc(pair.first, [](void*) { told = true; }, nullptr), CUDA_SUCCESS);
+    while (!told) std::this_thread::yield();
+    write(pair.memory, 64, pair.second);
     expect_reports(false);
   });
 }

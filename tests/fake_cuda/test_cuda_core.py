@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,7 +173,6 @@ def test_a_pools_buffer_is_shared_with_another_process_in_the_order_of_an_event(
     event = stream.record(options=core.EventOptions(ipc_enabled=True))
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    context.reducer = multiprocessing.reducer
     other = context.Process(target=answer_filled, args=(buffer, event.ipc_descriptor, there))
     other.start()
     there.close()
@@ -182,3 +183,21 @@ def test_a_pools_buffer_is_shared_with_another_process_in_the_order_of_an_event(
     assert np.all(bytes_of(buffer, stream) == 22)
     buffer.close(stream)
     resource.close()
+
+
+def test_a_missing_wait_is_reported_and_a_lazy_scheduler_makes_the_result_wrong() -> None:
+    driver = ctypes.CDLL("libcuda.so.1")
+    gpu = device()
+    first, second = gpu.create_stream(), gpu.create_stream()
+    buffer = filled(gpu, first, 1)
+    first.sync()
+    buffer.fill(2, stream=first)
+    seen = bytes_of(buffer, second)
+    text = ctypes.create_string_buffer(4096)
+    driver.fakecuda_reports(text, ctypes.c_size_t(4096))
+    driver.fakecuda_clear_reports()
+    assert b"unordered" in text.value
+    if os.environ["FAKECUDA_SCHED"] == "lazy":
+        assert np.all(seen == 1)
+    first.sync()
+    buffer.close(first)

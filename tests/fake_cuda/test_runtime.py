@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from typing import Any
 
@@ -14,7 +15,7 @@ from emulated import LIBRARIES
 pytestmark = pytest.mark.emulated(devices=2)
 
 BYTES = 4096
-MEMORY_ALLOCATION, NOT_READY, NOT_SUPPORTED = 2, 600, 801
+MEMORY_ALLOCATION, INITIALIZATION, NOT_READY, NOT_SUPPORTED = 2, 3, 600, 801
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 
 both = pytest.mark.parametrize("major", [12, 13])
@@ -148,3 +149,32 @@ def test_what_is_not_emulated_is_there_and_says_so(major: int) -> None:
     cuda = runtime(major)
     assert cuda.cudaMallocArray(None, None, 0, 0, 0) == NOT_SUPPORTED
     assert cuda.cudaGetLastError() == NOT_SUPPORTED
+
+
+@both
+def test_a_callback_is_called_when_its_stream_comes_to_it(major: int) -> None:
+    cuda = runtime(major)
+    stream = ctypes.c_void_p()
+    assert cuda.cudaStreamCreate(ctypes.byref(stream)) == 0
+    told: list[tuple[int, int]] = []
+    with_status = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
+        lambda _, status, data: told.append((status, data))
+    )
+    plain = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda data: told.append((0, data)))
+    assert cuda.cudaStreamAddCallback(stream, with_status, ctypes.c_void_p(1), 0) == 0
+    assert cuda.cudaLaunchHostFunc(stream, plain, ctypes.c_void_p(2)) == 0
+    assert cuda.cudaStreamSynchronize(stream) == 0
+    assert told == [(0, 1), (0, 2)]
+    assert cuda.cudaStreamDestroy(stream) == 0
+
+
+@both
+def test_a_forked_child_is_told_that_it_must_not_use_what_its_parent_has_begun(major: int) -> None:
+    cuda = runtime(major)
+    allocated(cuda)
+    child = os.fork()
+    if child == 0:
+        os._exit(cuda.cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(BYTES)))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == INITIALIZATION
+    allocated(cuda)

@@ -5,13 +5,17 @@ Runs where torch is installed: `./dev test --with torch`.
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import signal
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: ./dev test --with torch")
 
-pytestmark = pytest.mark.emulated(devices=2)
+# Bound at once, each function that torch imports must be there, also those that no test calls.
+pytestmark = pytest.mark.emulated(devices=2, variables={"LD_BIND_NOW": "1"})
 
 COUNT = 1000
 
@@ -57,10 +61,6 @@ def test_copies_go_from_device_to_device() -> None:
 
 
 def test_a_device_pointer_is_no_host_memory() -> None:
-    import ctypes
-    import multiprocessing
-    import signal
-
     there = on_device(ramp())
     reader = multiprocessing.get_context("fork").Process(target=ctypes.string_at, args=(there.data_ptr(), 4))
     reader.start()
@@ -102,6 +102,18 @@ def test_pinned_memory_is_known_as_such() -> None:
     assert torch.equal(pinned, ramp())
     again = torch.empty(COUNT, pin_memory=True)
     assert again.is_pinned()
+
+
+def test_memory_that_another_registers_is_pinned_to_torch() -> None:
+    driver = ctypes.CDLL("libcuda.so.1")
+    torch.cuda.init()
+    host = torch.arange(1 << 20, dtype=torch.float32)
+    there = ctypes.c_void_p(host.data_ptr())
+    assert driver.cuMemHostRegister_v2(there, ctypes.c_size_t(host.nbytes), 0) == 0
+    assert host.is_pinned()
+    assert torch.equal(host.to("cuda", non_blocking=True).cpu(), host)
+    assert driver.cuMemHostUnregister(there) == 0
+    assert not host.is_pinned()
 
 
 def test_a_kernel_is_launched_and_computes_nothing() -> None:

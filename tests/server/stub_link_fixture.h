@@ -30,7 +30,8 @@ class StubLinkTest : public testing::Test, public InstanceEvents {
     ArenaOptions host_options;
     host_options.max_bytes = 8 << 20;
     host_ = std::make_shared<HostArena>(segments_, host_options);
-    auto link = StubLink::open(options, ours, segments_, {host_, no_gpus(segments_)}, *this, null_logger());
+    auto link =
+        StubLink::open(options, ours, segments_, {host_, no_gpus(segments_)}, *this, null_logger());
     ASSERT_TRUE(link) << link.error().message;
     link_ = *link;
     stub_ = std::make_unique<StubPeer>(theirs);

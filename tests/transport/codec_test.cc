@@ -48,7 +48,8 @@ struct Samples {
     request.parameters = std::span(&parameter, 1);
     request.requested_outputs = std::span(&output, 1);
     request.inputs = tensors;
-    execute = {42, std::span(&request, 1), std::span(&event, 1), std::span(&release, 1), std::span(&event, 1)};
+    execute = {42, std::span(&request, 1), std::span(&event, 1), std::span(&release, 1),
+               std::span(&event, 1)};
     response.request = 1;
     response.flags = protocol::kResponseFinal;
     response.empty = true;

@@ -11,9 +11,12 @@
 
 namespace fakecuda {
 
+struct UserObject;
+
 // What was captured, in an order that satisfies every dependency.
 struct Graph {
   std::vector<Operation> nodes;
+  std::vector<std::shared_ptr<UserObject>> user_objects;  // once for each reference
 };
 
 struct Capture {

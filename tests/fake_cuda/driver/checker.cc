@@ -190,8 +190,15 @@ void note_seen(Driver& driver, const Event& event) {
   merge(driver.system.page().host_clock, seen);
 }
 
-void note_seen(Driver& driver, const Stream& stream) {
-  if (is_checked(driver)) merge(driver.system.page().host_clock, stream.clock);
+void note_seen(Driver& driver, const Stream& stream) { note_seen(driver, stream.clock); }
+
+void note_seen(Driver& driver, const Clock& clock) {
+  if (is_checked(driver)) merge(driver.system.page().host_clock, clock);
+}
+
+Clock clock_of(Driver& driver, Stream& stream) {
+  if (is_checked(driver)) catch_up(driver, stream);
+  return stream.clock;
 }
 
 void retire_timeline(System& system, const Stream& stream) {

@@ -20,6 +20,9 @@ void note_join(Driver& driver, Stream& stream, const Stream& other);
 // comes after it.
 void note_seen(Driver& driver, const Event& event);
 void note_seen(Driver& driver, const Stream& stream);
+void note_seen(Driver& driver, const Clock& clock);
+// What comes before the next operation of a stream.
+Clock clock_of(Driver& driver, Stream& stream);
 // The stream is gone.
 void retire_timeline(System& system, const Stream& stream);
 // A part of physical memory that was freed, after a wait for all that used it.

@@ -89,13 +89,18 @@ void Engine::want(const Point& point) {
   }
 }
 
-bool Engine::may_run(const Stream& stream, bool is_worker) const {
+bool Engine::is_ready(const Stream& stream, bool is_worker) const {
   if (stream.is_running || stream.operations.empty()) return false;
   const auto& first = stream.operations.front();
   if (first.sequence > stream.wanted || (first.on_worker && !is_worker)) return false;
-  if (settings_.scheduler == Scheduler::Random && first.due > steady_clock::now()) return false;
   return std::all_of(first.after.begin(), first.after.end(),
                      [this](const Point& point) { return is_done(point); });
+}
+
+bool Engine::may_run(const Stream& stream, bool is_worker) const {
+  if (!is_ready(stream, is_worker)) return false;
+  return settings_.scheduler != Scheduler::Random ||
+         stream.operations.front().due <= steady_clock::now();
 }
 
 void Engine::drain(Lock& lock, bool is_worker) {
@@ -137,8 +142,9 @@ void Engine::run_first(Lock& lock, const std::shared_ptr<Stream>& stream) {
   stream->operations.pop_front();
   stream->completed = std::max(stream->completed, sequence);
   changed_.notify_all();
-  // The worker sleeps until what was due first; behind this one something may be due before that.
-  if (settings_.scheduler == Scheduler::Random && !stream->operations.empty()) kick();
+  // The worker sleeps until what was ready then is due; something may be ready now that is due
+  // before that.
+  if (settings_.scheduler == Scheduler::Random) kick();
 }
 
 void Engine::force(Lock& lock, const Point& point) {
@@ -230,9 +236,9 @@ std::chrono::nanoseconds Engine::until_next_due() const {
   if (settings_.scheduler != Scheduler::Random) return least;
   const auto now = steady_clock::now();
   for (const auto& stream : streams_) {
-    if (stream->operations.empty() || stream->is_running) continue;
-    const auto due = stream->operations.front().due;
-    if (due > now) least = std::min(least, std::chrono::nanoseconds(due - now));
+    if (!is_ready(*stream, true)) continue;
+    const std::chrono::nanoseconds left = stream->operations.front().due - now;
+    least = std::min(least, std::max(left, std::chrono::nanoseconds(0)));
   }
   return least;
 }

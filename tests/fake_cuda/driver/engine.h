@@ -48,6 +48,8 @@ class Engine {
   void watch(const Point& record);
 
  private:
+  // All that its first operation needs is there, but for its delay.
+  bool is_ready(const Stream& stream, bool is_worker) const;
   bool may_run(const Stream& stream, bool is_worker) const;
   void want(const std::shared_ptr<Stream>& stream, std::uint64_t sequence);
   void want(const Point& point);

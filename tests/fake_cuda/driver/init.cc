@@ -100,7 +100,9 @@ CUresult enter(std::size_t function, const char* name, Need need) {
   process_page().functions[function].calls.fetch_add(1, std::memory_order_relaxed);
   count(&fakecuda_counters::driver_calls);
   if (need != Need::Nothing) {
-    if (!is_initialised()) return CUDA_ERROR_NOT_INITIALIZED;
+    if (!is_initialised())
+      return read_settings().abilities.is_stub ? CUDA_ERROR_STUB_LIBRARY
+                                               : CUDA_ERROR_NOT_INITIALIZED;
     if (deinitialised) return CUDA_ERROR_DEINITIALIZED;
   }
   const Verdict verdict = judge(name);

@@ -1,5 +1,6 @@
 // What a stream does beyond copies: host functions, and kernels, which compute nothing here.
 #include "capture.h"
+#include "checker.h"
 #include "copy.h"
 
 #include <string>
@@ -32,7 +33,8 @@ CUresult host_function(Call& call, CUstream handle, CUhostFn function, void* dat
   Operation operation;
   operation.what = "host function";
   operation.on_worker = true;
-  operation.run = [function, data] {
+  operation.run = [function, data, before = clock_of(call.driver, *stream)] {
+    note_seen(driver(), before);  // a host thread knows of it now
     function(data);
     return CUDA_SUCCESS;
   };
@@ -50,7 +52,9 @@ CUresult callback(Call& call, CUstream handle, CUstreamCallback function, void* 
   operation.what = "stream callback";
   operation.on_worker = true;
   operation.runs_after_error = true;
-  operation.run = [function, data, handle, context = stream->context] {
+  operation.run = [function, data, handle, context = stream->context,
+                   before = clock_of(call.driver, *stream)] {
+    note_seen(driver(), before);
     CUresult status = CUDA_SUCCESS;
     {
       Lock lock(driver().mutex);

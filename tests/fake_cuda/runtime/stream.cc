@@ -52,6 +52,13 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
   return in_context(cuLaunchHostFunc, stream, function, data);
 }
 
+// The two callbacks differ in the type of the error that they are given, which is the same number.
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t callback, void* data,
+                                  unsigned flags) {
+  return in_context(cuStreamAddCallback, stream, reinterpret_cast<CUstreamCallback>(callback), data,
+                    flags);
+}
+
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   return in_context(query_status, stream, status);
 }

@@ -27,10 +27,10 @@ inline DevicePtr device_ptr(const void* address) noexcept {
 
 // The two streams that have no handle; the same values as DLPack's and CUDA array interface's 1, 2.
 inline StreamHandle legacy_stream() noexcept {
-  return reinterpret_cast<StreamHandle>(std::uintptr_t{1});
+  return reinterpret_cast<StreamHandle>(std::uintptr_t{1});  // NOLINT(performance-no-int-to-ptr)
 }
 inline StreamHandle per_thread_stream() noexcept {
-  return reinterpret_cast<StreamHandle>(std::uintptr_t{2});
+  return reinterpret_cast<StreamHandle>(std::uintptr_t{2});  // NOLINT(performance-no-int-to-ptr)
 }
 
 }  // namespace tensorferry::cuda

@@ -31,8 +31,8 @@ struct PointerInfo {
   ContextHandle context = nullptr;  // of memory that belongs to one; VMM memory doesn't
 };
 
-// Two driver calls, one for Host; makes no context and needs none current. Errors: those of
-// Driver::get(); gpu_sticky, gpu_driver.
+// Some driver calls, in the current context or in a primary one that exists already; makes none.
+// Errors: those of Driver::get(); gpu_sticky, gpu_driver.
 Result<PointerInfo> classify(DevicePtr address);
 inline Result<PointerInfo> classify(const void* address) { return classify(device_ptr(address)); }
 

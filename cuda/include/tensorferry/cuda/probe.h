@@ -48,7 +48,8 @@ std::uint64_t checksum(std::span<const std::byte> bytes) noexcept;
 // Server, first half. `seed` is random and is not told to the stub.
 Result<void> begin_probe(const Stream& stream, const ProbePlace& place, std::uint64_t seed,
                          const Deadline& deadline = {});
-// Stub. `seed` is random, too.
+// Stub. `seed` is random, too. Its own writing may go on when this returns: before the memory is
+// unmapped here, `stream` has to be done.
 Result<ProbeAnswer> answer_probe(const Stream& stream, const ProbePlace& place, std::uint64_t seed,
                                  const Deadline& deadline = {});
 // Server, second half. The error says which direction failed. `given_up`: the stub is dead.

@@ -263,8 +263,8 @@ def give(array):
 
     An array of `empty`, or one that NumPy made in `execute`, then crosses without a copy although the model still holds it:
     once, it is another's from then on. Only `array` itself is given, of a larger one no more than that part. Any other, an
-    input among them, is copied as always while the model holds it. A device's memory is given as the Tensor of `empty`, or as
-    an object with the CUDA array interface.
+    input among them, is copied as always while the model holds it. A device's memory is given as the Tensor of `empty`, or
+    as an object with the CUDA array interface.
     """
     if isinstance(array, Tensor) or hasattr(array, "__cuda_array_interface__"):
         _ferry_stub.give_on_device(array)

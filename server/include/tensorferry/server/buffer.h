@@ -1,5 +1,5 @@
-// Bytes of a tensor on the server's side, with whatever keeps them valid: a block of an arena of the
-// model's, a lease on a range that a stub answered with, or ordinary memory.
+// Bytes of a tensor on the server's side, with whatever keeps them valid: a block of an arena of
+// the model's, a lease on a range that a stub answered with, or ordinary memory.
 #pragma once
 
 #include <tensorferry/transport/device.h>

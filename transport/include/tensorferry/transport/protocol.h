@@ -429,10 +429,10 @@ struct DeviceRequest {
 struct DeviceOffer {
   static constexpr auto kKind = ControlKind::DeviceOffer;
   Device device;
-  std::string_view uuid;                         // kUuidBytes
-  std::span<const std::string_view> to_stub;     // kHandleBytes each: the server records these
-  std::span<const std::string_view> from_stub;   // and the stub these
-  std::uint64_t arena_initial_bytes = 0;         // of the stub's arena there
+  std::string_view uuid;                        // kUuidBytes
+  std::span<const std::string_view> to_stub;    // kHandleBytes each: the server records these
+  std::span<const std::string_view> from_stub;  // and the stub these
+  std::uint64_t arena_initial_bytes = 0;        // of the stub's arena there
   std::uint64_t arena_growth_bytes = 0;
   std::uint64_t arena_max_bytes = 0;
   static constexpr auto fields() {
