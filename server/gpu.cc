@@ -27,8 +27,9 @@ Result<cuda::Plan> plan_for(const cuda::Device& device) {
 
 }  // namespace
 
-Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
-         std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller)
+Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
+         cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
+         std::shared_ptr<cuda::CompletionPoller> poller)
     : device_(device),
       context_(std::move(context)),
       share_mode_(plan.attempts.front().mode),
@@ -49,8 +50,8 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
   if (!stream) return std::unexpected(stream.error());
   auto events = cuda::EventRing::create(*context, kMarks);
   if (!events) return std::unexpected(events.error());
-  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context),
-                                      std::move(*stream), std::move(*events), std::move(poller)));
+  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context), std::move(*stream),
+                                      std::move(*events), std::move(poller)));
 }
 
 // The event stands for all that is on the stream so far. Under a ContextGuard.

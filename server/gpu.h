@@ -61,8 +61,9 @@ class Gpu {
   Result<void> wait(cuda::WaitReason reason);
 
  private:
-  Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
-      std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller);
+  Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
+      cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
+      std::shared_ptr<cuda::CompletionPoller> poller);
   Result<void> order(cuda::StreamHandle first, cuda::StreamHandle then);
   Result<cuda::EventSlot> mark(cuda::StreamHandle stream);
 
