@@ -58,7 +58,8 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
 Result<cuda::EventSlot> Gpu::mark(cuda::StreamHandle stream) {
   auto slot = events_->take();
   if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
-  if (auto recorded = cuda::record(*events_->event(*slot), stream); !recorded) {
+  const cuda::EventHandle event = *events_->event(*slot);
+  if (auto recorded = cuda::record_used(*context_, event, stream); !recorded) {
     events_->give_back(*slot);
     return std::unexpected(recorded.error());
   }
@@ -77,6 +78,18 @@ Result<void> Gpu::order(cuda::StreamHandle first, cuda::StreamHandle then) {
 
 Result<void> Gpu::follow(cuda::StreamHandle stream) {
   return enqueue([&](cuda::StreamHandle ours) { return order(stream, ours); });
+}
+
+Result<void> Gpu::follow_all() {
+  return enqueue([&](cuda::StreamHandle ours) -> Result<void> {
+    auto slot = events_->take();
+    if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
+    const cuda::EventHandle event = *events_->event(*slot);
+    auto recorded = cuda::record_all(*context_, event);
+    if (recorded) recorded = cuda::wait_event(ours, event);
+    events_->give_back(*slot);
+    return recorded;
+  });
 }
 
 Result<void> Gpu::lead(cuda::StreamHandle stream) {
