@@ -80,9 +80,11 @@ server::Buffer copy_dlpack(server::Model& model, const py::object& value,
   const std::uintptr_t stream =
       source.stream ? number_of(*source.stream) : value_of(model.device_stream(source.device));
   const ForeignTensor tensor(value, stream);
-  if (!tensor.is_packed()) not_packed();
   dtype = tensor.dtype();
   shape = tensor.shape();
+  // Nothing is read of what does not cross: elements of less than a byte have another size.
+  if (!has_a_name(dtype)) return {};
+  if (!tensor.is_packed()) not_packed();
   source.address = tensor.data();
   source.bytes = tensor.bytes();
   source.keeper = keep(tensor.capsule());
