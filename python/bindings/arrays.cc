@@ -122,8 +122,7 @@ py::array as_array(const py::object& value) {
 }
 
 // Bytes cross whatever they mean: what the config has no name for goes as those.
-constexpr const char* kAsBytes =
-    ": view its bytes as uint8, and say in a parameter what they are";
+constexpr const char* kAsBytes = ": view its bytes as uint8, and say in a parameter what they are";
 
 // One request's input under way.
 struct Input {

@@ -57,7 +57,16 @@ def tvm_ffi(tensor: Any) -> Seen:
     return str(taken.dtype), shape, view.tobytes()
 
 
-LIBRARIES = {"numpy": numpy, "jax": jax, "tvm_ffi": tvm_ffi}
+def torch(tensor: Any) -> Seen:
+    import torch
+
+    taken = torch.from_dlpack(tensor)
+    name = str(taken.dtype).removeprefix("torch.")
+    array = taken.view(torch.int16).numpy() if name == "bfloat16" else taken.numpy()  # NumPy has none: its bits
+    return name, tuple(taken.shape), array.tobytes()
+
+
+LIBRARIES = {"numpy": numpy, "jax": jax, "tvm_ffi": tvm_ffi, "torch": torch}
 
 
 def outcome(library: str, tensor: Any, expected: Any) -> str:
