@@ -1,4 +1,5 @@
 #include <tensorferry/cuda/device_copy.h>
+#include <tensorferry/transport/trace.h>
 
 #include <array>
 #include <limits>
@@ -35,11 +36,23 @@ struct Axes {
   }
 };
 
+Phase phase_of(CopyKind kind) noexcept {
+  switch (kind) {
+    case CopyKind::DeviceToHost:
+      return Phase::CopyD2H;
+    case CopyKind::HostToDevice:
+      return Phase::CopyH2D;
+    default:
+      return Phase::CopyD2D;
+  }
+}
+
 }  // namespace
 
 Result<void> copy_async(DevicePtr to, DevicePtr from, std::size_t bytes, StreamHandle stream,
                         CopyKind kind) {
   if (bytes == 0) return {};
+  Span span(phase_of(kind), kOfEnclosingSpan, bytes);
   auto done = call<"cuMemcpyAsync">(to, from, bytes, stream);
   if (done) count_copy(bytes, kind);
   return done;
@@ -79,6 +92,7 @@ std::optional<Gather> plan_gather(std::span<const std::int64_t> shape,
 Result<void> gather_async(DevicePtr to, DevicePtr from, const Gather& gather, StreamHandle stream,
                           CopyKind kind) {
   if (gather.packed()) return copy_async(to, from, gather.bytes(), stream, kind);
+  Span span(phase_of(kind), kOfEnclosingSpan, gather.bytes());
   abi::Copy3D copy;
   copy.from.device = from;
   copy.from.pitch = gather.pitch;

@@ -2,6 +2,7 @@
 #include <tensorferry/cuda/host_wait.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/counters.h>
+#include <tensorferry/transport/trace.h>
 
 #include <array>
 #include <thread>
@@ -34,6 +35,8 @@ std::string_view to_string(WaitReason reason) noexcept {
 Result<void> wait_on_host(EventHandle event, WaitReason reason, const Deadline& deadline,
                           const std::function<bool()>& given_up) {
   waits(reason).add();
+  Span span(Phase::WaitDevice, kOfEnclosingSpan);
+  mark_host_wait(to_string(reason).data());  // a literal
   BriefSpin spin;
   SleepPacing pacing;
   Result<bool> done = false;

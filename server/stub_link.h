@@ -207,7 +207,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   Result<void> release_device(const protocol::LeaseRelease& release);
   Buffer hold_device(const protocol::MemoryRef& memory, const LeaseBook::Range& lent);
   Result<Buffer> take_device_memory(const protocol::TensorRecord& tensor);
-  void respond_when_complete();
+  void respond_when_complete(std::uint64_t batch);
   Result<protocol::MemoryRef> read_device(DeviceLane& lane, const std::byte* data,
                                           std::size_t bytes);
 

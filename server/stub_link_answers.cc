@@ -92,7 +92,7 @@ Result<void> StubLink::on_responses(const protocol::Responses& message) {
   if (!message.releases.empty()) {
     if (auto done = on_releases(message.releases); !done) return done;
   }
-  if (!late_.empty() || !awaited_.empty()) respond_when_complete();
+  if (!late_.empty() || !awaited_.empty()) respond_when_complete(message.batch);
   return message.batch_done ? finish_batch(message) : Result<void>{};
 }
 

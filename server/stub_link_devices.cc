@@ -1,6 +1,7 @@
 // The part of the conversation that concerns GPUs: what is lent of their memory and given back,
 // which events stand for what. Nothing here waits for a GPU, but for on_read_device().
 #include <tensorferry/cuda/device_copy.h>
+#include <tensorferry/transport/trace.h>
 
 #include <algorithm>
 #include <cstring>
@@ -247,12 +248,19 @@ Buffer StubLink::hold_device(const protocol::MemoryRef& memory, const LeaseBook:
 
 // Device outputs are answered when they are there: by the poller, once it has seen the events of
 // their message complete.
-void StubLink::respond_when_complete() {
+void StubLink::respond_when_complete(std::uint64_t batch) {
   if (late_.empty()) return when_complete(std::exchange(awaited_, {}), [](Result<void>) {});
-  auto late = std::make_shared<std::vector<Late>>(std::exchange(late_, {}));
+  struct Waiting {
+    std::vector<Late> responses;
+    AsyncSpan polled;
+  };
+  auto late = std::make_shared<Waiting>();
+  late->responses = std::exchange(late_, {});
+  late->polled.begin(Phase::PollDone, batch);
   auto self = shared_from_this();
   when_complete(std::exchange(awaited_, {}), [self, late](Result<void> how) {
-    for (Late& one : *late) {
+    late->polled.end();
+    for (Late& one : late->responses) {
       if (how) {
         one.execution->response() = std::move(one.response);
         one.execution->respond(nullptr, one.empty, one.final);

@@ -54,10 +54,14 @@ bool read_numbers(PyObject* sequence, std::vector<std::int64_t>& numbers) {
   return !PyErr_Occurred();
 }
 
-// None: nobody is at work on it. Before version 3 nobody said.
+// None: nobody is at work on it, but numba says that of its default stream too. Before version 3
+// nobody said.
 bool read_streams(PyObject* dict, Streams& streams) {
   PyObject* value = PyDict_GetItemString(dict, "stream");
-  if (value == Py_None) return true;
+  if (value == Py_None) {
+    streams.push_back(cuda::legacy_stream());
+    return true;
+  }
   const unsigned long long number = value ? PyLong_AsUnsignedLongLong(value) : 2;
   if (PyErr_Occurred()) return false;
   if (number == 0) return refuse("stream 0 is ambiguous");

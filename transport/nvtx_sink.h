@@ -18,4 +18,6 @@ void pop() noexcept;
 std::uint64_t begin(Phase phase, std::uint64_t number) noexcept;
 void end(std::uint64_t range) noexcept;
 
+void mark_host_wait(const char* reason, std::uint64_t number) noexcept;
+
 }  // namespace tensorferry::nvtx_sink

@@ -4,12 +4,16 @@
 #include <cstdlib>
 #include <ctime>
 #include <string>
+#include <utility>
 
 #include "nvtx_sink.h"
 #include "trace_file.h"
 
 namespace tensorferry {
 namespace {
+
+// Of the innermost span; set only where somebody looks.
+thread_local std::uint64_t number_here = 0;
 
 std::uint64_t now_ns() noexcept {
   timespec now{};
@@ -48,16 +52,26 @@ void name_traced_process(std::string_view name) {
 
 void Span::begin(Phase phase, std::uint64_t number, std::uint64_t bytes) noexcept {
   phase_ = phase;
-  number_ = number;
+  number_ = number == kOfEnclosingSpan ? number_here : number;
+  outer_number_ = std::exchange(number_here, number_);
   bytes_ = bytes;
-  if (sinks_ & kTraceToNvtx) nvtx_sink::push(phase, number);
+  if (sinks_ & kTraceToNvtx) nvtx_sink::push(phase, number_);
   if (sinks_ & kTraceToFile) begin_ns_ = now_ns();
 }
 
 void Span::end() noexcept {
+  number_here = outer_number_;
   if (sinks_ & kTraceToFile)
     record_in_trace_file({phase_, false, number_, bytes_, begin_ns_, now_ns()});
   if (sinks_ & kTraceToNvtx) nvtx_sink::pop();
+}
+
+void detail::mark_host_wait(const char* reason) noexcept {
+  const TraceSinks sinks = tensorferry::trace_sinks();
+  if (sinks & kTraceToNvtx) nvtx_sink::mark_host_wait(reason, number_here);
+  if (!(sinks & kTraceToFile)) return;
+  const std::uint64_t now = now_ns();
+  record_in_trace_file({Phase::WaitDevice, false, number_here, 0, now, now, reason});
 }
 
 void AsyncSpan::really_begin(Phase phase, std::uint64_t number) noexcept {

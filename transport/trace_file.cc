@@ -60,7 +60,14 @@ void append(std::string& out, const TraceEvent& event, pid_t tid) {
   const char* name = kPhaseNames[static_cast<std::size_t>(event.phase)];
   const Microseconds begin(event.begin_ns), end(event.end_ns);
   int length = 0;
-  if (event.async) {
+  if (event.host_wait) {
+    length = std::snprintf(
+        line, sizeof line,
+        R"({"name":"host_wait","cat":"sync","ph":"i","s":"t","ts":%s,"pid":%d,"tid":%d,)"
+        R"("args":{"number":%)" PRIu64 R"(,"reason":"%s"}},)"
+        "\n",
+        begin.text, ::getpid(), tid, event.number, event.host_wait);
+  } else if (event.async) {
     constexpr const char* kHalf =
         R"({"name":"%s","cat":"tensorferry","ph":"%c","id2":{"local":"%)" PRIu64
         R"("},"ts":%s,"pid":%d,"tid":%d,"args":{"number":%)" PRIu64 "}},\n";

@@ -22,6 +22,7 @@ struct TraceEvent {
   std::uint64_t bytes = 0;
   std::uint64_t begin_ns = 0;
   std::uint64_t end_ns = 0;
+  const char* host_wait = nullptr;  // a mark of one, by its reason, and no span
 };
 
 // Once, before anything is recorded. The folder is made if its parent is there; the file when there

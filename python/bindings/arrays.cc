@@ -121,6 +121,9 @@ py::array as_array(const py::object& value) {
   return array;
 }
 
+// Bytes cross whatever they mean: what the config has no name for goes as those.
+constexpr const char* kAsBytes = ": view its bytes as uint8, and say in a parameter what they are";
+
 // One request's input under way.
 struct Input {
   server::Model& model;
@@ -172,11 +175,11 @@ void from_answer(Input input, const py::object& value, const py::object& capsule
 
 void from_foreign(Input input, const py::object& value) {
   const ForeignTensor foreign(value);
-  if (!is_supported(foreign.dtype()) || foreign.dtype().is_bytes()) {
+  if (!has_a_name(foreign.dtype())) {
     const std::string what = py::hasattr(value, "dtype")
                                  ? "dtype " + std::string(py::str(value.attr("dtype")))
                                  : to_string(foreign.dtype());
-    wrong(input.model, input.tensor.name, "has " + what + ", which does not cross");
+    wrong(input.model, input.tensor.name, "has " + what + ", which does not cross" + kAsBytes);
   }
   input.tensor.dtype = foreign.dtype();
   input.tensor.shape = foreign.shape();
@@ -189,9 +192,9 @@ void from_foreign(Input input, const py::object& value) {
 void from_device(Input input, const py::object& value) {
   input.tensor.data =
       copy_from_device(input.model, value, input.stream, input.tensor.dtype, input.tensor.shape);
-  if (!is_supported(input.tensor.dtype) || input.tensor.dtype.is_bytes())
+  if (!has_a_name(input.tensor.dtype))
     wrong(input.model, input.tensor.name,
-          "has " + to_string(input.tensor.dtype) + ", which does not cross");
+          "has " + to_string(input.tensor.dtype) + ", which does not cross" + kAsBytes);
 }
 
 void from_array(Input input, const py::array& array) {
@@ -207,7 +210,7 @@ void from_array(Input input, const py::array& array) {
     wrong(input.model, input.tensor.name,
           "has dtype " + std::string(py::str(array.dtype())) + ", which does not cross" +
               (is_big_endian(array.dtype()) ? ": pass array.astype(array.dtype.newbyteorder('='))"
-                                            : ""));
+                                            : kAsBytes));
   }
   input.tensor.dtype = *dtype;
   const View view = view_of(array);

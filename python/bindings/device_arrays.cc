@@ -48,13 +48,14 @@ bool has_array_interface(const py::object& value) {
       "cupy.ascontiguousarray)");
 }
 
-server::Buffer copy(server::Model& model, const server::DeviceSource& source) {
+// With `finish`: nobody can say when its owner writes it next, so the copy is done before he has it
+// back.
+server::Buffer copy(server::Model& model, const server::DeviceSource& source, bool finish) {
   Result<server::Buffer> buffer;
   {
     py::gil_scoped_release released;
     buffer = model.copy_in(source);
-    // Nobody can say when its owner writes it next: the copy is done before he has it back.
-    if (buffer && !source.stream) {
+    if (buffer && finish) {
       if (auto done = model.finish_copies(source.device); !done)
         buffer = std::unexpected(done.error());
     }
@@ -80,14 +81,16 @@ server::Buffer copy_dlpack(server::Model& model, const py::object& value,
   const std::uintptr_t stream =
       source.stream ? number_of(*source.stream) : value_of(model.device_stream(source.device));
   const ForeignTensor tensor(value, stream);
-  if (!tensor.is_packed()) not_packed();
   dtype = tensor.dtype();
   shape = tensor.shape();
+  // Nothing is read of what does not cross: elements of less than a byte have another size.
+  if (!has_a_name(dtype)) return {};
+  if (!tensor.is_packed()) not_packed();
   source.address = tensor.data();
   source.bytes = tensor.bytes();
   source.keeper = keep(tensor.capsule());
   source.after_all = !source.stream;
-  return copy(model, source);
+  return copy(model, source, !source.stream);
 }
 
 DType dtype_of(const std::string& typestr) {
@@ -122,13 +125,16 @@ server::Buffer copy_interface(server::Model& model, const py::object& value,
   const auto address = interface["data"].cast<py::sequence>()[0].cast<std::uintptr_t>();
   source.address = reinterpret_cast<const std::byte*>(address);
   source.bytes = static_cast<std::size_t>(bytes);
-  source.device = value_of(model.device_of(address));
+  // Without elements it may have no address, and so lies on no device in particular.
+  source.device = bytes == 0 && address == 0 ? 0 : value_of(model.device_of(address));
   source.keeper = keep(value);
   source.stream = named;
   if (!named && interface.contains("stream") && !interface["stream"].is_none())
     source.stream = stream_of(interface["stream"].cast<std::uintptr_t>());
-  source.after_all = !source.stream;
-  return copy(model, source);
+  // None: nobody is at work on it. But numba says that of its default stream too.
+  const bool is_named = source.stream.has_value();
+  if (!is_named) source.stream = stream_of(1);
+  return copy(model, source, !is_named);
 }
 
 }  // namespace

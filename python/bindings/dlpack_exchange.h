@@ -16,6 +16,11 @@ namespace tensorferry::python {
 
 namespace py = pybind11;
 
+// Whether a model's config can name it: float8 can cross only where no config is asked.
+inline bool has_a_name(DType dtype) noexcept {
+  return triton_number(dtype) != 0 && !dtype.is_bytes();
+}
+
 // A tensor of another library, read and never written, for as long as this lives.
 class ForeignTensor {
  public:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dlpack_consumers import DTYPES
 from numpy.typing import NDArray
 
 import tensorferry
@@ -108,6 +110,26 @@ def write_model(
 def served(folder: Path, body: str, **options: Any) -> Iterator[Any]:
     """The model, on a server of its own."""
     write_model(folder, body, **options)
+    with tensorferry.Server(folder) as server:
+        model = server.model("m")
+        model.server = server
+        yield model
+
+
+TRITON = {name: "TYPE_" + name.upper().replace("BFLOAT", "BF").replace("FLOAT", "FP") for name in DTYPES}
+
+
+@contextmanager
+def served_types(folder: Path, body: str, **options: Any) -> Iterator[Any]:
+    """The model with an input of each type under the type's name, and of float32 one of each rank, "1" to "3"."""
+    inputs = [(name, dtype, 1) for name, dtype in TRITON.items()] + [(str(rank), "TYPE_FP32", rank) for rank in (1, 2, 3)]
+    listed = "".join(
+        f'input [ {{ name: "{name}", data_type: {dtype}, dims: {[-1] * rank}, optional: true }} ]\n'
+        for name, dtype, rank in inputs
+    )
+    write_model(folder, body, **options)
+    config = folder / "m" / "config.pbtxt"
+    config.write_text(re.sub(r"input \[.*\]\n", lambda _: listed, config.read_text(), count=1))
     with tensorferry.Server(folder) as server:
         model = server.model("m")
         model.server = server

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nvtx_tool import build_recorder, recorded
 from site_of_models import IDENTITY, Site, kill, until
 from test_cli import cli
 
@@ -299,32 +298,9 @@ def test_without_the_variable_nothing_is_written(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------- NVTX
 
 
-def nvtx_folders() -> list[str]:
-    """Where a header of the build may have come from."""
-    roots = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    folders = [f"{root}/include" for root in [*roots, "/usr/local/cuda"] if root]
-    with suppress(ImportError):
-        import nvidia  # type: ignore[import-not-found]
-
-        folders += [str(path) for root in nvidia.__path__ for path in Path(root).glob("*/include")]
-    return [folder for folder in folders if (Path(folder) / "nvtx3/nvToolsExt.h").exists()]
-
-
 @pytest.fixture(scope="module")
 def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not _server.knows_nvtx:
-        pytest.skip("built without NVTX: no nvtx3/nvToolsExt.h was found then")
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if not compiler:
-        pytest.skip("no C compiler to make an NVTX tool with")
-    folders = nvtx_folders()
-    if not folders:
-        pytest.skip("no nvtx3/nvToolsExt.h to make an NVTX tool with: pip install nvidia-nvtx")
-    library = tmp_path_factory.mktemp("nvtx") / "recorder.so"
-    source = HERE / "nvtx_recorder.c"
-    flags = ["-shared", "-fPIC", "-O1", f"-I{folders[0]}"]
-    subprocess.run([compiler, *flags, str(source), "-o", str(library), "-ldl"], check=True, timeout=60)
-    return library
+    return build_recorder(tmp_path_factory.mktemp("nvtx"))
 
 
 ONE_REQUEST = """
@@ -337,22 +313,24 @@ site.ask("m")
 def test_an_nvtx_tool_sees_balanced_ranges_of_both_processes_with_one_number(tmp_path: Path, recorder: Path) -> None:
     log = tmp_path / "ranges"
     pid = run(ONE_REQUEST, tmp_path, NVTX_INJECTION64_PATH=str(recorder), NVTX_RECORD=str(log))
-    opened: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
-    closed: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for line in log.read_text().splitlines():
-        process, thread, what, domain, name, payload, number = line.split()
-        assert domain == "tensorferry"
-        key = (process, number, "range") if what in ("start", "end") else (process, thread)
-        if what in ("push", "start"):
-            opened[key].append((name, payload))
-        else:
-            closed[int(process)].append(opened[key].pop())
-    assert not any(opened.values()), "every range has ended"
-    ((stub, of_stub),) = [(process, names) for process, names in closed.items() if process != pid]
-    assert [name for name, _ in of_stub] == ["receive", "execute", "collect", "settle", "respond"]
-    assert {name for name, _ in closed[pid]} == {"queue", "send", "answer", "wait"}
-    assert len({payload for _, payload in of_stub + closed[pid]}) == 1
+    ranges, marks = recorded(log)
+    ((stub, of_stub),) = [(process, closed) for process, closed in ranges.items() if process != pid]
+    assert [(one.name, one.category) for one in of_stub] == [
+        ("receive", "ipc"),
+        ("execute", "python"),
+        ("collect", "python"),
+        ("settle", "python"),
+        ("respond", "ipc"),
+    ]
+    assert {(one.name, one.category) for one in ranges[pid]} == {
+        ("queue", "queue"),
+        ("send", "ipc"),
+        ("answer", "ipc"),
+        ("wait", "ipc"),
+    }
+    assert len({one.number for one in of_stub + ranges[pid]}) == 1
     assert stub != pid
+    assert not marks
 
 
 def test_nvtx_can_be_turned_off(tmp_path: Path, recorder: Path) -> None:

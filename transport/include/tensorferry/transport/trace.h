@@ -5,7 +5,8 @@
 // When nobody looks a span is one relaxed load: no allocation, no system call, no clock.
 //
 // The number is a request's, which the server gives (Execution::number()), or a batch's, which is
-// that of its first request. So one request alone has one number everywhere.
+// that of its first request. So one request alone has one number everywhere. What is done on a
+// device goes by the number of the span that it is in; 0: in none.
 #pragma once
 
 #include <array>
@@ -29,9 +30,19 @@ enum class Phase : std::uint8_t {
   Settle,   // stub: Python has let go; decides what moves and copies the rest
   Respond,  // stub: the answer is written
   Answer,   // server: the answer becomes responses
+  // On either side:
+  CopyD2D,     // a copy within devices is put on a stream, which is not the copy itself
+  CopyD2H,     // the same, to the host
+  CopyH2D,     // and from there
+  WaitDevice,  // a thread waits for what is on a stream
+  PollDone,    // server: the poller looks for the end of what a batch left on streams
 };
-inline constexpr std::array<const char*, 9> kPhaseNames{
-    "queue", "send", "wait", "receive", "execute", "collect", "settle", "respond", "answer"};
+inline constexpr std::array<const char*, 14> kPhaseNames{
+    "queue",   "send",   "wait", "receive", "execute", "collect",     "settle",
+    "respond", "answer", "d2d",  "d2h",     "h2d",     "wait_device", "poll_done"};
+
+// As a number: that of the innermost span that the thread is in.
+inline constexpr std::uint64_t kOfEnclosingSpan = UINT64_MAX;
 
 // Where spans go just now; 0: nowhere.
 using TraceSinks = std::uint8_t;
@@ -47,6 +58,15 @@ inline TraceSinks trace_sinks() noexcept {
 bool trace_knows_nvtx() noexcept;
 // What viewers call this process, e.g. the model instance. Otherwise the program's name.
 void name_traced_process(std::string_view name);
+
+// A thread of a request stops for a device, which the path is made to avoid: a mark of NVTX's
+// category "sync", and an instant event in the file. `reason` is text that lasts.
+namespace detail {
+void mark_host_wait(const char* reason) noexcept;
+}
+inline void mark_host_wait(const char* reason) noexcept {
+  if (trace_sinks() != 0) detail::mark_host_wait(reason);
+}
 
 // From its construction to its end, on one thread; spans of a thread nest.
 class Span {
@@ -73,6 +93,7 @@ class Span {
   Phase phase_;  // this and what follows is set only where somebody looks
   std::uint64_t number_;
   std::uint64_t bytes_;
+  std::uint64_t outer_number_;
   std::uint64_t begin_ns_;
 };
 
