@@ -138,8 +138,9 @@ def section(result: Mapping[str, Any]) -> str:
     missing = "".join(f"\n\nNot there: {name} ({why})." for name, why in result["missing"].items())
     return f"""## Device tensors
 
-{title}: `python bench/gpu.py` on {where}. The caller fills the tensor on the device, another process copies it there, and the
-call ends when the copy can be used. Waits, copies and opened handles are those of both processes per call, beside that copy.
+{title}: `python bench/gpu.py` on {where}.
+The caller fills the tensor on the device, another process copies it there, and the call ends when the copy can be used.
+Waits, copies and opened handles are those of both processes per call, beside that copy.
 
 {table(result)}{missing}
 """

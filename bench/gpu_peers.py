@@ -165,8 +165,8 @@ class _Other:
 
 
 class EventPeer(_Other):
-    """Buffers that are opened once, interprocess events both ways: the least that such a crossing takes. `blocking` events let
-    a thread that waits for them sleep; for others it spins."""
+    """Buffers that are opened once, interprocess events both ways: the least that such a crossing takes. A thread that waits
+    for a `blocking` event sleeps, for another it spins."""
 
     def __init__(self, blocking: bool) -> None:
         self.name = f"opened once, {'blocking' if blocking else 'spinning'} event waits"
