@@ -42,7 +42,6 @@ def test_a_device_is_there_or_it_says_why_not() -> None:
     assert "100" in no_device or "sees no device" in no_device, no_device
 
 
-@pytest.mark.slow
 def test_the_probe_answers_each_question_and_keeps_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert probe(PROGRAMS / "gpu-probe", tmp_path, as_on_a_real_machine()) == 0
     result = json.loads((tmp_path / "gpu_probe.json").read_text())
@@ -89,7 +88,6 @@ def test_cpp_gpu_tests_run_on_the_machines_driver_and_skip_what_needs_the_emulat
     assert "needs the emulated driver: its FAKECUDA_PROFILE" in ran.stdout
 
 
-@pytest.mark.slow
 def test_the_bench_counts_on_the_emulator_and_shows_no_time(tmp_path: Path) -> None:
     result, section = tmp_path / "bench.json", tmp_path / "bench.md"
     ran = run(sys.executable, "bench/gpu.py", "--json", result, "--markdown", section)
