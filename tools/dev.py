@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import fake_cuda
+import gpu_test
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -501,6 +502,32 @@ def verb_fake_cuda(options: argparse.Namespace) -> int:
     return fake_cuda.run(BUILD / "dev" / "fake_cuda", options.rest)
 
 
+def verb_gpu_test(options: argparse.Namespace) -> int:
+    """On a real GPU: what documents leave open, the GPU tests, a bench; --emulated: does it all run, without one"""
+    emulated = "--emulated" in options.rest
+    rest = [word for word in options.rest if word != "--emulated"]
+    if not emulated and (why := gpu_test.why_no_device()):
+        give_up(f"gpu-test: there is no GPU to test on: {why}")
+    set_up(options, {**APT_BUILD, **APT_TEST_LIBRARIES}, ["build", "test", "bench", "cuda", *options.extras])
+    report = Report()
+    with report.part("builds"):
+        targets = [*gpu_test.TARGETS, *(fake_cuda.TARGETS if emulated else ())]
+        report.check("build dev", build("dev", *targets))
+        report.check("pip install", install_project() == 0)
+    emulator = fake_cuda.environment(BUILD / "dev" / "fake_cuda") if emulated else {}
+    env = {**emulator, **gpu_test.MACHINES_DRIVER}
+    with report.part("probe"):
+        report.check("gpu-probe", gpu_test.probe(BUILD / "dev" / "bin" / "gpu-probe", BUILD, env) == 0)
+    with report.part("tests"):
+        ctest(report, "dev", *gpu_test.CTEST_ARGUMENTS, env=env)
+        pytest(report, "tests/gpu", env=env)
+    with report.part("bench"):
+        report.check("bench/gpu.py", run([venv_python(), *gpu_test.bench_command(BUILD, rest)], env=env) == 0)
+    if emulated:
+        say("# All of this was emulated: it shows that the commands run, and nothing of any device.")
+    return report.close(budgets=False)
+
+
 def verb_doctor(options: argparse.Namespace) -> int:
     """What this machine has and lacks, for building and for running; changes nothing"""
     missing = missing_packages({**APT_BUILD, **APT_TEST})
@@ -532,6 +559,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "lint": verb_lint,
     "fuzz": verb_fuzz,
     "fake-cuda": verb_fake_cuda,
+    "gpu-test": verb_gpu_test,
     "doctor": verb_doctor,
     "clean": verb_clean,
 }

@@ -24,9 +24,10 @@ TEST(Uuid, OfAnotherFormIsRefused) {
 class DeviceTest : public GpuTest {};
 
 TEST_F(DeviceTest, IsFoundByOrdinalAndByUuid) {
+  if (!has_devices(2)) return;
   auto all = devices();
   ASSERT_TRUE(all) << all.error().message;
-  ASSERT_EQ(all->size(), 2U);
+  ASSERT_GE(all->size(), 2U);
   EXPECT_NE((*all)[0].uuid, (*all)[1].uuid);
   EXPECT_EQ(device_by_uuid((*all)[1].uuid)->ordinal, 1);
   EXPECT_EQ(device_by_ordinal(1)->uuid, (*all)[1].uuid);
@@ -39,10 +40,11 @@ TEST_F(DeviceTest, ThatIsNotVisibleIsAnErrorThatSaysWhatIs) {
   EXPECT_EQ(gpu_word(error), "gpu_no_device");
   EXPECT_NE(error.message.find(to_string(context()->device().uuid)), std::string::npos);
   EXPECT_EQ(device_by_ordinal(-1).error().code, ErrorCode::NotFound);
-  EXPECT_EQ(device_by_ordinal(2).error().code, ErrorCode::NotFound);
+  EXPECT_EQ(device_by_ordinal(1000).error().code, ErrorCode::NotFound);
 }
 
 TEST_F(DeviceTest, KeepsItsUuidWhereItsOrdinalIsAnother) {
+  if (!std::getenv("EXPECTED_UUID") && !has_devices(2)) return;
   const auto other = device_by_ordinal(1);  // none in the inner process
   const std::string second = other ? to_string(other->uuid) : "";
   if (!in_own_process({{"CUDA_VISIBLE_DEVICES", "1"}, {"EXPECTED_UUID", second.c_str()}})) return;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "fake_driver.h"
+#include "use_emulator.h"
 
 namespace tensorferry::cuda {
 namespace {
@@ -50,15 +51,16 @@ TEST(Driver, CanBeSwitchedOff) {
   EXPECT_EQ(gpu_word(devices().error()), "gpu_off");
 }
 
-// What each profile of the emulator lets the driver answer.
-class DriverOnEmulator : public testing::Test {
+// On the emulator under its profiles; what needs none, on a real driver too.
+class DriverWithDevices : public testing::Test {
  protected:
   void SetUp() override {
-    if (!std::getenv("FAKECUDA")) GTEST_SKIP() << "the emulated driver was not built";
+    if (!std::getenv("FAKECUDA") && !on_the_machines_driver())
+      GTEST_SKIP() << "the emulated driver was not built";
   }
 };
 
-TEST_F(DriverOnEmulator, ADriverWithoutADeviceIsNoError) {
+TEST_F(DriverWithDevices, ADriverWithoutADeviceIsNoError) {
   if (!in_own_process({{"FAKECUDA_PROFILE", "no_driver"}})) return;
   auto driver = Driver::get();
   ASSERT_TRUE(driver) << driver.error().message;
@@ -67,7 +69,7 @@ TEST_F(DriverOnEmulator, ADriverWithoutADeviceIsNoError) {
   EXPECT_EQ(gpu_word(device_by_ordinal(0).error()), "gpu_no_device");
 }
 
-TEST_F(DriverOnEmulator, TheToolkitsStandInIsNamedForWhatItIs) {
+TEST_F(DriverWithDevices, TheToolkitsStandInIsNamedForWhatItIs) {
   if (!in_own_process({{"FAKECUDA_PROFILE", "toolkit_stub"}})) return;
   auto driver = Driver::get();
   ASSERT_FALSE(driver);
@@ -75,7 +77,7 @@ TEST_F(DriverOnEmulator, TheToolkitsStandInIsNamedForWhatItIs) {
   EXPECT_NE(driver.error().message.find("LD_LIBRARY_PATH"), std::string::npos);
 }
 
-TEST_F(DriverOnEmulator, AnOldDriverIsToldWhatIsNeeded) {
+TEST_F(DriverWithDevices, AnOldDriverIsToldWhatIsNeeded) {
   if (!in_own_process({{"FAKECUDA_PROFILE", "old_driver"}})) return;
   auto driver = Driver::get();
   ASSERT_FALSE(driver);
@@ -83,7 +85,8 @@ TEST_F(DriverOnEmulator, AnOldDriverIsToldWhatIsNeeded) {
   EXPECT_NE(driver.error().message.find("11.2"), std::string::npos);
 }
 
-TEST_F(DriverOnEmulator, IsNotInitialisedByLoadingTheLibraryOfOurs) {
+TEST_F(DriverWithDevices, IsNotInitialisedByLoadingTheLibraryOfOurs) {
+  if (on_the_machines_driver()) GTEST_SKIP() << "needs the emulated driver: its counters";
   if (!in_own_process()) return;
   EXPECT_FALSE(forked_after_cuda());
   EXPECT_EQ(emulator_counters().driver_calls, 0U);
@@ -99,7 +102,7 @@ int status_of_child(const std::function<bool()>& body) {
   return status;
 }
 
-TEST_F(DriverOnEmulator, AForkedChildIsRefusedAndToldWhatToDo) {
+TEST_F(DriverWithDevices, AForkedChildIsRefusedAndToldWhatToDo) {
   if (!in_own_process()) return;
   auto device = device_by_ordinal(0);
   ASSERT_TRUE(device);
@@ -120,12 +123,12 @@ TEST_F(DriverOnEmulator, AForkedChildIsRefusedAndToldWhatToDo) {
   EXPECT_TRUE(Driver::get());
 }
 
-TEST_F(DriverOnEmulator, AChildOfAProcessThatHadNotUsedCudaMayUseIt) {
+TEST_F(DriverWithDevices, AChildOfAProcessThatHadNotUsedCudaMayUseIt) {
   if (!in_own_process()) return;
   EXPECT_EQ(status_of_child([] { return Driver::get() && !devices()->empty(); }), 0);
 }
 
-TEST_F(DriverOnEmulator, AParentThatInitialisedCudaWithoutUsIsNoticed) {
+TEST_F(DriverWithDevices, AParentThatInitialisedCudaWithoutUsIsNoticed) {
   if (!in_own_process()) return;
   auto foreign = Driver::load("libcuda.so.1");  // as torch would have done
   ASSERT_TRUE(foreign);

@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "owned_event.h"
+#include "use_emulator.h"
 
 extern char** environ;
 
@@ -24,6 +25,7 @@ constexpr const char* kInner = "TENSORFERRY_TEST_INNER";
 // The function of the emulator in this process; nullptr where there is none.
 template <class Function>
 Function* emulated(const char* name) {
+  if (on_the_machines_driver()) return nullptr;
   void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
   return library ? reinterpret_cast<Function*>(::dlsym(library, name)) : nullptr;
 }
@@ -34,6 +36,23 @@ std::string own_path() { return std::filesystem::read_symlink("/proc/self/exe").
 
 bool on_emulator() {
   return Driver::get() && emulated<decltype(fakecuda_version)>("fakecuda_version");
+}
+
+// Marks the test as skipped; it is the caller's to return.
+void skip(const std::string& why) { GTEST_SKIP() << why; }
+
+bool emulator_has(const char* what) {
+  if (on_emulator()) return true;
+  skip(std::string("needs the emulated driver: its ") + what);
+  return false;
+}
+
+bool has_devices(std::size_t count) {
+  const auto found = devices();
+  const std::size_t visible = found ? found->size() : 0;
+  if (visible >= count) return true;
+  skip("needs " + std::to_string(count) + " devices; visible: " + std::to_string(visible));
+  return false;
 }
 
 fakecuda_counters emulator_counters() {
@@ -88,6 +107,8 @@ void emulator_advances() {
 
 bool in_own_process(Variables variables) {
   if (std::getenv(kInner)) return true;
+  for (const auto& [name, value] : variables)
+    if (std::string_view(name).starts_with("FAKECUDA") && !emulator_has(name)) return false;
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
   std::vector<std::string> environment = {std::string(kInner) + "=1"};
   for (const auto& [name, value] : variables)
@@ -115,7 +136,8 @@ bool in_own_process(Variables variables) {
 }
 
 void GpuTest::SetUp() {
-  if (!on_emulator()) GTEST_SKIP() << "the emulated driver (tests/fake_cuda) was not built";
+  if (!on_emulator() && !on_the_machines_driver())
+    GTEST_SKIP() << "the emulated driver (tests/fake_cuda) was not built";
   auto device = device_by_ordinal(0);
   ASSERT_TRUE(device) << device.error().message;
   auto context = PrimaryContext::retain(*device);

@@ -1,6 +1,6 @@
 // The emulated driver as tests see it: its counters, reports and faults
-// (tests/fake_cuda/fakecuda.h), and the fixture of all tests that need a GPU. Where it wasn't built
-// they skip.
+// (tests/fake_cuda/fakecuda.h), and the fixture of all tests that need a GPU. They run on the
+// emulator, or on this machine's driver where ./dev gpu-test says so; without either they skip.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -18,8 +18,13 @@
 
 namespace tensorferry::cuda {
 
-// False: this process has no driver, or a real one.
+// False: this process has no driver, or one that counts as real (use_emulator.h).
 bool on_emulator();
+// The same, and where it is false the test is marked as skipped, with what it would have needed:
+//   if (!emulator_has("counters")) return;
+bool emulator_has(const char* what);
+// So many devices are visible; where not, the test is marked as skipped.
+bool has_devices(std::size_t count);
 fakecuda_counters emulator_counters();
 // What it found wrong: undefined behaviour, unordered access. Empty: nothing.
 std::string emulator_reports();
@@ -32,6 +37,7 @@ void emulator_advances();
 // True in a process of its own, made for this test and started with these variables set besides; in
 // the first process false, after it has ended and its result was asserted:
 //   if (!in_own_process({{"FAKECUDA_PROFILE", "no_vmm"}})) return;
+// What only the emulator understands makes the test skip where there is none.
 using Variables = std::initializer_list<std::pair<const char*, const char*>>;
 bool in_own_process(Variables variables = {});
 

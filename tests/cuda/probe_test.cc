@@ -107,6 +107,7 @@ TEST_P(ProbeUnder, AProfileFindsItsRungAndSaysWhy) {
 }
 
 TEST_F(ProbeTest, GoesOnWhereOnlyThePeerCannotOpenTheMemory) {
+  if (!emulator_has("faults")) return;
   const auto choice =
       climb(GpuTransport::Auto, {{"FAKECUDA_FAIL", "cuMemImportFromShareableHandle:1+:801"}});
   EXPECT_EQ(choice.rung, Rung::LegacyIpc);
@@ -116,18 +117,21 @@ TEST_F(ProbeTest, GoesOnWhereOnlyThePeerCannotOpenTheMemory) {
 }
 
 TEST_F(ProbeTest, GoesOnWithoutEventsWhereThePeerCannotOpenThose) {
+  if (!emulator_has("faults")) return;
   const auto choice = climb(GpuTransport::Auto, {{"FAKECUDA_FAIL", "cuIpcOpenEventHandle:1+:201"}});
   EXPECT_EQ(choice.rung, Rung::NoEvents);
   EXPECT_NE(choice.reason.find("gpu_pidns_mismatch"), std::string::npos) << choice.reason;
 }
 
 TEST_F(ProbeTest, NoticesBytesThatDontArrive) {
+  if (!emulator_has("faults")) return;
   const auto choice = climb(GpuTransport::Vmm, {{"FAKECUDA_FAIL", "cuMemcpyAsync:1:corrupt"}});
   EXPECT_EQ(choice.rung, Rung::PinnedStaging);
   EXPECT_NE(choice.reason.find("the stub saw other bytes"), std::string::npos) << choice.reason;
 }
 
 TEST_F(ProbeTest, NoticesThatTheStubsBytesDontArrive) {
+  if (!emulator_has("faults")) return;
   const auto choice = climb(GpuTransport::Vmm, {{"FAKECUDA_FAIL", "cuMemcpyAsync:2:corrupt"}});
   EXPECT_NE(choice.reason.find("the server saw other bytes"), std::string::npos) << choice.reason;
 }

@@ -1,4 +1,5 @@
-"""Runs test functions in a process that is on the emulated driver, since a preloaded runtime can't be had later.
+"""Runs test functions in a process that is on the emulated driver, since a preloaded runtime can't be had later; or, under
+TENSORFERRY_TEST_GPU=1, on the machine's own.
 
 The process serves one test module: it imports the module's file, then calls the functions that it is told, in order, so that
 what a test made is dropped when it returns. Run as a script it is that process, speaking pickles over its stdin and stdout.
@@ -23,6 +24,11 @@ LIBRARIES = Path(__file__).resolve().parents[2] / "build" / "dev" / "fake_cuda"
 SHOWN_BYTES = 20_000  # of what the process said, from its end
 
 
+def on_the_machines_driver() -> bool:
+    """Whether the tests shall run on whatever libcuda.so.1 there is, as if it were a real one: `./dev gpu-test`."""
+    return os.environ.get("TENSORFERRY_TEST_GPU") == "1"
+
+
 class Failed(Exception):
     """What went wrong in the emulated process, as its own traceback."""
 
@@ -35,7 +41,8 @@ class Emulated:
         self.log = folder / "output.txt"
         self.state = folder
         # Its folder of state has a file of each process, also of those that it starts itself.
-        chosen = {**environment(LIBRARIES, state=folder, **settings), **(variables or {})}
+        emulator = {} if on_the_machines_driver() else environment(LIBRARIES, state=folder, **settings)
+        chosen = {**emulator, **(variables or {})}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, str(module)],
@@ -70,7 +77,9 @@ class Emulated:
         return self.log.read_bytes()[-SHOWN_BYTES:].decode(errors="replace")
 
     def reports(self) -> list[str]:
-        """What the driver found wrong in it, and in the processes that it started, which have ended."""
+        """What the driver found wrong in it, and in the processes that it started. A real one says nothing."""
+        if on_the_machines_driver():
+            return []
         return Summary(LIBRARIES / "libcuda.so.1", self.state).reports
 
     def kill(self) -> None:

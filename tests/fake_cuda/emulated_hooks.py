@@ -1,4 +1,5 @@
-"""Tests marked `emulated` run in a process on the emulated driver, once for each of the marker's schedulers."""
+"""Tests marked `emulated` run in a process on the emulated driver, once for each of the marker's schedulers; under
+TENSORFERRY_TEST_GPU=1 (`./dev gpu-test`) once, on the machine's own driver."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulated import LIBRARIES, Emulated
+from emulated import LIBRARIES, Emulated, on_the_machines_driver
 
 __all__ = [
     "emulated_processes",
@@ -24,7 +25,8 @@ SCHEDULERS = ("eager", "lazy", "random:1")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker := metafunc.definition.get_closest_marker("emulated"):
         metafunc.fixturenames.append("scheduler")
-        metafunc.parametrize("scheduler", marker.kwargs.get("schedulers", SCHEDULERS), scope="module")
+        schedulers = marker.kwargs.get("schedulers", SCHEDULERS)
+        metafunc.parametrize("scheduler", ("real",) if on_the_machines_driver() else schedulers, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def emulated_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 
 @pytest.fixture
 def on_the_emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    if not (LIBRARIES / "libcuda.so.1").exists():
+    if not on_the_machines_driver() and not (LIBRARIES / "libcuda.so.1").exists():
         pytest.skip("the emulated driver isn't built: cmake --preset dev && cmake --build --preset dev")
     processes: dict[Key, Emulated] = request.getfixturevalue("emulated_processes")
     marker = request.node.get_closest_marker("emulated")

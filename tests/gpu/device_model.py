@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from dlpack_consumers import DTYPES
+from emulated import on_the_machines_driver
 from numpy.typing import NDArray
 
 import tensorferry
@@ -181,10 +183,20 @@ def ramp(start: float = 0, count: int = COUNT) -> NDArray[np.float32]:
     return np.arange(start, start + count, dtype=np.float32)
 
 
+def needs_devices(count: int) -> None:
+    from cuda.core import Device
+
+    visible = len(Device.get_all_devices())
+    if visible < count:
+        pytest.skip(f"needs {count} devices; visible: {visible}")
+
+
 class Driver:
-    """The emulated driver's counters, of this process or of another that uses it."""
+    """The emulated driver's counters, of this process or of another that uses it. Who asks for it skips elsewhere."""
 
     def __init__(self) -> None:
+        if on_the_machines_driver():
+            pytest.skip("needs the emulated driver: its counters")
         self.library = ctypes.CDLL("libcuda.so.1")
         self.library.fakecuda_counter_names.restype = ctypes.c_char_p
         self.library.fakecuda_read_calls.restype = ctypes.c_uint64

@@ -106,7 +106,7 @@ def test_the_pools_end_is_an_error_with_sizes_and_no_end_of_the_model(tmp_path: 
 def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
     with served(tmp_path, ECHO) as model:
         with pytest.raises(tensorferry.Error, match="gpu_no_device"):
-            model.empty((5,), np.float32, device="cuda:7")
+            model.empty((5,), np.float32, device="cuda:99")
         for wrong in ("gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", 3):
             with pytest.raises(ValueError, match='it is "cpu", "cuda" or "cuda:<number>"'):
                 model.empty((5,), np.float32, device=wrong)
