@@ -449,6 +449,7 @@ def verb_test(options: argparse.Namespace) -> int:
         stubs(report)
     if options.all:
         with report.part("more"):
+            report.check("every mutation is noticed", run([venv_python(), ROOT / "tools" / "mutations.py"], timeout=7200) == 0)
             report.check("build ubsan", build("ubsan"))
             ctest(report, "ubsan")
             report.check("build bench", build("bench", "tensorferry_bench"))

@@ -75,6 +75,21 @@ TEST_F(StreamTest, AnEventCanStandForAllOfAContext) {
   EXPECT_TRUE(wait_on_host(event->get(), WaitReason::NoStream));
 }
 
+// Seen by the emulator's check of order: it finds none between them.
+TEST_F(StreamTest, NeitherWaitsForTheDefaultStreamNorHoldsItUp) {
+  auto memory = make_chunk();
+  auto ours = make_stream();
+  const auto bytes = pattern(4096, 1);
+  auto guard = enter();
+  for (StreamHandle stream : {legacy_stream(), ours.get()}) {
+    ASSERT_TRUE(copy_async(memory->base(), device_ptr(bytes.data()), 4096, stream,
+                           CopyKind::HostToDevice));
+  }
+  EXPECT_NE(emulator_reports(), "");
+  clear_emulator_reports();
+  finish(ours);
+}
+
 TEST_F(StreamTest, MovesAndLeavesNone) {
   auto stream = make_stream();
   auto moved = std::move(stream);
