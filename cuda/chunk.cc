@@ -1,4 +1,7 @@
 #include <tensorferry/cuda/chunk.h>
+#include <tensorferry/cuda/gpu_error.h>
+
+#include <string>
 
 #include "chunk_kinds.h"
 
@@ -6,6 +9,9 @@ namespace tensorferry::cuda {
 
 Result<std::shared_ptr<Chunk>> Chunk::create(ContextPtr context, std::size_t bytes,
                                              ShareMode mode) {
+  if (bytes > kLargestChunk)
+    return gpu_failure(GpuErrorKind::OutOfDeviceMemory,
+                       "no device has " + std::to_string(bytes) + " bytes");
   const RelaxedCapture relaxed;
   auto guard = ContextGuard::enter(*context);
   if (!guard) return std::unexpected(guard.error());

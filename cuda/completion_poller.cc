@@ -91,9 +91,9 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     for (Command& command : given) {
       if (command.watch) active.push_back(std::move(*command.watch));
       if (!command.cancel) continue;
-      for (std::size_t i = active.size(); i-- > 0;)
-        if (active[i].owner == command.cancel->owner)
-          finish(take(i), std::unexpected(command.cancel->why));
+      for (std::size_t left = active.size(); left > 0; --left)
+        if (active[left - 1].owner == command.cancel->owner)
+          finish(take(left - 1), std::unexpected(command.cancel->why));
     }
     given.clear();
   }
@@ -101,7 +101,8 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
   // Looks at each event once. True when one was done.
   bool sweep() {
     bool any = false;
-    for (std::size_t i = active.size(); i-- > 0;) {
+    for (std::size_t left = active.size(); left > 0; --left) {
+      const std::size_t i = left - 1;
       queries.fetch_add(1, std::memory_order_relaxed);
       auto done = query(active[i].event);
       if (done && !*done) continue;

@@ -12,11 +12,19 @@ namespace {
 
 using Page = std::array<std::byte, kProbeBytes>;
 
+// Modulo 2^64, meant so.
+std::uint64_t times(std::uint64_t a, std::uint64_t b) noexcept {
+  std::uint64_t product;
+  (void)__builtin_mul_overflow(a, b, &product);
+  return product;
+}
+
 // Sebastiano Vigna's splitmix64: a different word for each step of any seed.
 std::uint64_t next_word(std::uint64_t& state) noexcept {
-  std::uint64_t z = (state += 0x9e3779b97f4a7c15);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  (void)__builtin_add_overflow(state, 0x9e3779b97f4a7c15, &state);
+  std::uint64_t z = state;
+  z = times(z ^ (z >> 30), 0xbf58476d1ce4e5b9);
+  z = times(z ^ (z >> 27), 0x94d049bb133111eb);
   return z ^ (z >> 31);
 }
 
@@ -77,7 +85,7 @@ void fill_pattern(std::span<std::byte> bytes, std::uint64_t seed) noexcept {
 
 std::uint64_t checksum(std::span<const std::byte> bytes) noexcept {
   std::uint64_t sum = 0xcbf29ce484222325;  // FNV-1a
-  for (std::byte byte : bytes) sum = (sum ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3;
+  for (std::byte byte : bytes) sum = times(sum ^ static_cast<std::uint64_t>(byte), 0x100000001b3);
   return sum;
 }
 

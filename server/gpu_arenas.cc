@@ -27,6 +27,18 @@ Result<GpuArena> GpuArenas::open(int ordinal) {
   return made;
 }
 
+void GpuArenas::trim() {
+  std::vector<std::shared_ptr<HostArena>> idle;
+  {
+    std::scoped_lock lock(mutex_);
+    for (const auto& [ordinal, arena] : arenas_) {
+      // A legacy chunk has to be closed everywhere before it is freed.
+      if (arena.gpu->share_mode() == cuda::ShareMode::Vmm) idle.push_back(arena.blocks);
+    }
+  }
+  for (const auto& blocks : idle) blocks->arena().trim();
+}
+
 std::vector<GpuStatistics> GpuArenas::statistics() const {
   std::scoped_lock lock(mutex_);
   std::vector<GpuStatistics> result;

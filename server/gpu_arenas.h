@@ -35,6 +35,8 @@ class GpuArenas {
   Result<GpuArena> open(int ordinal);
   // Of each arena that there is.
   std::vector<GpuStatistics> statistics() const;
+  // Gives idle chunks back where stubs may unmap them after us.
+  void trim();
   const ArenaOptions& options() const noexcept { return options_; }
 
  private:

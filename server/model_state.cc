@@ -402,6 +402,7 @@ bool ModelState::trim_when_idle() {
   // The stubs first: what they have given back of the host arena is idle then.
   for (const auto& instance : instances_) instance->trim();
   host_->arena().trim();
+  gpus_->trim();
   trimmed_at_ = uses;
   return false;
 }

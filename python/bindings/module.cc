@@ -4,6 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <tensorferry/server/repository_check.h>
+#include <tensorferry/cuda/device.h>
+#include <tensorferry/cuda/driver.h>
+#include <tensorferry/cuda/rung.h>
 #include <tensorferry/server/server.h>
 #include <tensorferry/transport/copy.h>
 #include <tensorferry/transport/memory_limit.h>
@@ -250,6 +253,28 @@ py::dict copies() {
                   "peer_bytes"_a = counts.bytes_of(CopyKind::Peer));
 }
 
+// What the driver says, or why there is none; of each device how its memory would be shared.
+py::dict gpus() {
+  using namespace py::literals;
+  py::dict result("driver"_a = py::none(), "why"_a = "", "devices"_a = py::list());
+  auto driver = cuda::Driver::get();
+  auto asked = cuda::gpu_transport_from_environment();
+  auto devices = driver ? cuda::devices() : std::unexpected(driver.error());
+  if (driver) result["driver"] = (*driver)->info().version;
+  if (!devices || !asked) {
+    result["why"] = devices ? asked.error().message : devices.error().message;
+    return result;
+  }
+  for (const cuda::Device& device : *devices) {
+    const cuda::Plan plan = cuda::plan_rungs(device, *asked);
+    const cuda::Rung first = plan.attempts.empty() ? plan.last : plan.attempts.front().rung;
+    result["devices"].cast<py::list>().append(
+        py::dict("ordinal"_a = device.ordinal, "uuid"_a = to_string(device.uuid),
+                 "transport"_a = std::string(to_string(first)), "reason"_a = plan.reason));
+  }
+  return result;
+}
+
 py::list limits() {
   using namespace py::literals;
   py::list result;
@@ -311,6 +336,9 @@ PYBIND11_MODULE(_server, module) {
       .def("shutdown", &PyServer::shutdown);
   module.def("copy_counts", &copies,
              "Payload copied in this process since it started: calls and bytes.");
+  module.def("gpus", &gpus,
+             "The driver's version or None, why there is none, and the devices that this process "
+             "sees. Makes no context.");
   module.def("memory_limits", &limits,
              "Whose limit, its bytes, and those in use: of the host and of each memory cgroup.");
   module.def("default_arena_max_bytes", &default_arena_max_bytes,

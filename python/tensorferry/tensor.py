@@ -53,8 +53,7 @@ class Tensor:
         return "cpu" if ordinal is None else f"cuda:{ordinal}"
 
     def _ordinal(self) -> int | None:
-        owner = getattr(self, "_owner", None)
-        return None if owner is None else _server.device_of(owner)
+        return None if self._array is not None else _server.device_of(self._owner)
 
     def numpy(self) -> NDArray[Any]:
         """A view of the memory; for ``bytes`` tensors an object array, decoded once. Of a GPU's a copy, each time.
@@ -63,7 +62,7 @@ class Tensor:
             ValueError: the model answered with bytes that are no such tensor.
             TypeError: it is ``bfloat16``, and ml_dtypes is not installed: use DLPack.
         """
-        if self._ordinal() is not None:
+        if self._array is None and self._ordinal() is not None:
             copy = _server.copy_to_host(self._owner)
             return _bfloat16(copy) if self._dtype == "bfloat16" else _server.array_of(copy)
         if self._array is None:

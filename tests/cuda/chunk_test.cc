@@ -82,6 +82,12 @@ TEST_P(ChunkTest, LargerThanTheDeviceIsAnErrorWithSizes) {
   EXPECT_NE(chunk.error().message.find(to_string(context()->device().uuid)), std::string::npos);
 }
 
+TEST_P(ChunkTest, OfASizeThatRoundingWouldWrapIsRefused) {
+  auto chunk = Chunk::create(context(), ~std::size_t{0}, GetParam());
+  ASSERT_FALSE(chunk);
+  EXPECT_EQ(gpu_word(chunk.error()), "gpu_oom(device)");
+}
+
 TEST_P(ChunkTest, KnowsItsBounds) {
   auto chunk = make();
   EXPECT_TRUE(chunk->contains(0, kChunk));

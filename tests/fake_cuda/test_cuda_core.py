@@ -201,3 +201,17 @@ def test_a_missing_wait_is_reported_and_a_lazy_scheduler_makes_the_result_wrong(
         assert np.all(seen == 1)
     first.sync()
     buffer.close(first)
+
+
+def test_a_captured_fill_runs_when_its_graph_is_launched() -> None:
+    gpu = device()
+    stream = gpu.create_stream()
+    buffer = filled(gpu, stream, 1)
+    stream.sync()
+    builder = gpu.create_graph_builder().begin_building()
+    buffer.fill(2, stream=builder)
+    graph = builder.end_building().complete()
+    assert np.all(bytes_of(buffer, stream) == 1)
+    graph.launch(stream)
+    assert np.all(bytes_of(buffer, stream) == 2)
+    buffer.close(stream)

@@ -162,7 +162,7 @@ def test_a_forked_child_is_told_to_be_spawned(tmp_path: Path) -> None:
 
 def test_a_library_that_orders_nothing_is_copied_after_all_of_its_context(tmp_path: Path) -> None:
     body = """
-    stream = self.gpu.device.create_stream()
+    self.kept.append(stream := self.gpu.device.create_stream())
     view = self.gpu.view_of(tensor, stream_ptr=int(stream.handle))
     buffer = self.gpu.device.allocate(4 * tensor.shape()[0], stream=stream)
     (code,) = self.gpu.driver.cuMemcpyDtoDAsync(int(buffer.handle), view.ptr, 4 * tensor.shape()[0], stream.handle)
@@ -280,7 +280,7 @@ def test_a_model_that_gets_the_cpus_tensors_answers_with_a_devices(tmp_path: Pat
     from cuda.core import Device
     other = Device(1)
     other.set_current()
-    stream = other.create_stream()
+    self.kept.append(stream := other.create_stream())
     view = self.gpu.view_of(out, stream_ptr=int(stream.handle))
     assert self.gpu.driver.cuMemcpyHtoDAsync(view.ptr, array.ctypes.data, array.nbytes, stream.handle) == (0,)
     self.gpu.device.set_current()
@@ -334,11 +334,11 @@ def test_buffers_that_the_model_throws_away_are_used_again_after_their_streams(t
     for _ in range(4):
         self.gpu.copy(self.gpu.view(pb_utils.empty(tensor.shape(), "float32", device="cuda:0")), view, 3000)
     out = pb_utils.empty(tensor.shape(), "float32", device="cuda:0")
-    stream, self.gpu.stream = self.gpu.stream, self.gpu.device.create_stream()
+    self.kept.append(self.gpu.stream)
+    self.gpu.stream = self.gpu.device.create_stream()
     view = self.gpu.view(tensor)
     there = self.gpu.view(out)
     self.gpu.copy(there, view, 3000)
-    self.gpu.stream = stream
     del view, there
     return Response([Tensor.from_dlpack("OUT", out)])
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -82,17 +81,14 @@ def _interpreters() -> tuple[bool, str]:
 
 
 def _gpu() -> tuple[bool, str]:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return True, "no CUDA driver: CPU tensors only"
-    version, devices = ctypes.c_int(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    if failed := driver.cuInit(0):
-        return True, f"a CUDA driver that doesn't start (cuInit: error {failed}): CPU tensors only"
-    driver.cuDeviceGetCount(ctypes.byref(devices))
-    cuda = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
-    return True, f"{cuda}, {devices.value} devices; GPU tensors are not there yet"
+    found = _server.gpus()
+    if found["driver"] is None or not found["devices"]:
+        return True, f"CPU tensors only: {found['why'] or 'the driver sees no device'}"
+    lines = [f"CUDA {found['driver'] // 1000}.{found['driver'] % 1000 // 10}"]
+    for one in found["devices"]:
+        reason = f" ({one['reason']})" if one["reason"] else ""
+        lines.append(f"cuda:{one['ordinal']} {one['uuid']}: shared with stubs by {one['transport']}{reason}")
+    return True, "\n".join(lines)
 
 
 def _inputs() -> tuple[bool, str]:

@@ -36,8 +36,11 @@ CUresult end_capture(Call& call, const std::shared_ptr<Stream>& stream, CUgraph*
   for (const auto& other : call.driver.engine.streams())
     if (other->capture == capture) other->capture = nullptr;
   *graph = nullptr;
-  if (capture->is_invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  *graph = call.driver.graphs.add(capture->graph);
+  if (capture->is_invalid) {
+    call.driver.graphs.take(capture->handle);
+    return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  }
+  *graph = capture->handle;
   return CUDA_SUCCESS;
 }
 
@@ -48,12 +51,13 @@ CUstreamCaptureStatus status_of(const Stream& stream) {
 }
 
 CUresult capture_info(const char* name, CUstream handle, CUstreamCaptureStatus* status,
-                      cuuint64_t* id) {
+                      cuuint64_t* id, CUgraph* graph) {
   return api(name, Need::Context, [&](Call& call) {
     std::shared_ptr<Stream> stream;
     if (CUresult bad = find_stream(call, handle, stream)) return bad;
     *status = status_of(*stream);
     if (id != nullptr) *id = stream->capture ? stream->capture->id : 0;
+    if (graph != nullptr) *graph = stream->capture ? stream->capture->handle : nullptr;
     return CUDA_SUCCESS;
   });
 }
@@ -125,6 +129,7 @@ FAKECUDA_API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) 
     stream->capture->thread = std::this_thread::get_id();
     stream->capture->origin = stream;
     stream->capture->context = stream->context;
+    stream->capture->handle = call.driver.graphs.add(stream->capture->graph);
     return CUDA_SUCCESS;
   });
 }
@@ -156,21 +161,19 @@ FAKECUDA_API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status)
 FAKECUDA_API cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus* status,
                                        cuuint64_t* id, CUgraph* graph,
                                        const CUgraphNode** dependencies, size_t* count) {
-  if (graph != nullptr) *graph = nullptr;
   if (dependencies != nullptr) *dependencies = nullptr;
   if (count != nullptr) *count = 0;
-  return capture_info(__func__, stream, status, id);
+  return capture_info(__func__, stream, status, id, graph);
 }
 
 FAKECUDA_API cuStreamGetCaptureInfo_v3(CUstream stream, CUstreamCaptureStatus* status,
                                        cuuint64_t* id, CUgraph* graph,
                                        const CUgraphNode** dependencies,
                                        const CUgraphEdgeData** edges, size_t* count) {
-  if (graph != nullptr) *graph = nullptr;
   if (dependencies != nullptr) *dependencies = nullptr;
   if (edges != nullptr) *edges = nullptr;
   if (count != nullptr) *count = 0;
-  return capture_info(__func__, stream, status, id);
+  return capture_info(__func__, stream, status, id, graph);
 }
 
 FAKECUDA_API cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {

@@ -27,6 +27,7 @@ struct Capture {
   std::weak_ptr<Context> context;
   bool is_invalid = false;
   std::shared_ptr<Graph> graph = std::make_shared<Graph>();
+  CUgraph handle = nullptr;  // of the graph, from the beginning
 };
 
 // Enqueues, or adds to the graph of a capture. `point`, where given, is set unless captured.

@@ -61,7 +61,9 @@ FAKECUDA_API cuUserObjectCreate(CUuserObject* object, void* pointer, CUhostFn de
 FAKECUDA_API cuUserObjectRetain(CUuserObject object, unsigned int count) {
   return api(__func__, Need::Init, [&](Call&) {
     const auto held = user_objects().find(object);
-    if (!held || count == 0) return CUDA_ERROR_INVALID_VALUE;
+    const auto kept = held ? held->object.lock() : nullptr;
+    if (!kept || count == 0) return CUDA_ERROR_INVALID_VALUE;
+    held->of_caller = kept;
     held->references += count;
     return CUDA_SUCCESS;
   });

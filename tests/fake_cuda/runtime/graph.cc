@@ -39,6 +39,28 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   return in_context(cuGraphLaunch, exec, stream);
 }
 
+cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy,
+                                 unsigned references, unsigned flags) {
+  return without_context(cuUserObjectCreate, object, data, destroy, references, flags);
+}
+
+cudaError_t cudaUserObjectRetain(cudaUserObject_t object, unsigned count) {
+  return without_context(cuUserObjectRetain, object, count);
+}
+
+cudaError_t cudaUserObjectRelease(cudaUserObject_t object, unsigned count) {
+  return without_context(cuUserObjectRelease, object, count);
+}
+
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned count,
+                                      unsigned flags) {
+  return without_context(cuGraphRetainUserObject, graph, object, count, flags);
+}
+
+cudaError_t cudaGraphReleaseUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned count) {
+  return without_context(cuGraphReleaseUserObject, graph, object, count);
+}
+
 // Allocations inside graphs, of which there are none.
 cudaError_t cudaDeviceGetGraphMemAttribute(int, cudaGraphMemAttributeType, void* value) {
   *static_cast<std::uint64_t*>(value) = 0;

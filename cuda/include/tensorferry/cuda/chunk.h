@@ -20,6 +20,9 @@
 
 namespace tensorferry::cuda {
 
+// More than any device has: a size beyond it is refused before it is rounded up.
+inline constexpr std::size_t kLargestChunk = std::size_t{1} << 46;
+
 enum class ShareMode : std::uint8_t { Vmm = 0, LegacyIpc = 1 };
 
 // What names a chunk to one peer. The descriptor is close-on-exec.
