@@ -1,4 +1,4 @@
-"""Shows that the tests of the GPU path notice the bugs that such code is prone to: plants each, and runs the test that is to fail.
+"""Shows that the tests of the GPU path notice the bugs that such code is prone to: plants each, and runs what is to fail.
 
     .venv/bin/python tools/mutations.py [NAME...]      # what `./dev test --all` does
 
@@ -29,7 +29,7 @@ TEST_SECONDS = 120
 BUILD_SECONDS = 1800
 
 # What a test needs built, by what runs it.
-PACKAGE = ("tensorferry_python", "tensorferry_fake_cuda", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
+PACKAGE = ("_server", "_ferry_stub", "tensorferry_fake_cuda")
 TARGETS = {
     "pytest": PACKAGE,
     "cuda": ("tensorferry_cuda_test", "tensorferry_fake_cuda"),
@@ -246,7 +246,7 @@ def main() -> int:
         print("\n".join(failing), file=sys.stderr)
         return 1
     missed = [mutation.name for mutation in chosen if not report(mutation, options.python)]
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations are noticed" + "".join(f"\n  not: {name}" for name in missed))
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations are noticed", *missed, sep="\n  not: ")
     return 1 if missed else 0
 
 
