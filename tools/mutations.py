@@ -20,11 +20,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import BUILD, ROOT, tracked, venv_python
+from dev import BUILD, ROOT, VENV, tracked
 
 MUTATIONS = ROOT / "tests" / "mutations"
 FOLDER = BUILD / "mutations"  # the copy, and a log for each mutation
 COPY = FOLDER / "tree"
+PYTHON = COPY / VENV.name / "bin" / "python"
 TEST_SECONDS = 120
 BUILD_SECONDS = 1800
 
@@ -116,14 +117,18 @@ def same_content(one: Path, other: Path) -> bool:
 def copy_sources() -> None:
     """Makes the copy what the tree is now. What is so already keeps its time, so that little is built."""
     names = [name for name in tracked("*") if (ROOT / name).is_file()]
-    for old in COPY.rglob("*"):
-        name = old.relative_to(COPY)
-        if name.parts[0] != "build" and old.is_file() and str(name) not in names and "__pycache__" not in name.parts:
-            old.unlink()
+    for folder in COPY.iterdir():
+        if folder.name not in ("build", VENV.name):
+            for old in [one for one in folder.rglob("*") if one.is_file() and "__pycache__" not in one.parts]:
+                if str(old.relative_to(COPY)) not in names:
+                    old.unlink()
     for name in names:
         if not same_content(ROOT / name, COPY / name):
             (COPY / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, COPY / name)
+    # At the same place as in the tree, so that ccache takes the one's compilations for the other's.
+    if not (COPY / VENV.name).is_symlink():
+        (COPY / VENV.name).symlink_to(VENV)
 
 
 def restore(patch: Path) -> None:
@@ -131,8 +136,8 @@ def restore(patch: Path) -> None:
         shutil.copy(ROOT / name, COPY / name)
 
 
-def configure(python: Path, log: Path) -> None:
-    options = [f"-DPython_EXECUTABLE={python}", "-DTENSORFERRY_BUILD_BENCH=OFF", "-DTENSORFERRY_BUILD_EXAMPLES=OFF"]
+def configure(log: Path) -> None:
+    options = [f"-DPython_EXECUTABLE={PYTHON}", "-DTENSORFERRY_BUILD_BENCH=OFF", "-DTENSORFERRY_BUILD_EXAMPLES=OFF"]
     if run(["cmake", "--preset", "dev", *options], log, seconds=600):
         raise Broken(f"cmake fails: {log}")
 
@@ -143,11 +148,11 @@ def build(tests: Iterable[Test], log: Path) -> None:
         raise Broken(f"it doesn't compile: {log}")
 
 
-def command_of(test: Test, python: Path, results: Path) -> tuple[list[object], dict[str, str]]:
+def command_of(test: Test, results: Path) -> tuple[list[object], dict[str, str]]:
     built = COPY / "build" / "dev"
     if test.runs_in == "pytest":
         options = ["-q", "-p", "no:cacheprovider", f"--timeout={TEST_SECONDS // 2}", f"--junitxml={results}"]
-        return [python, "-m", "pytest", *options, test.name], {"PYTHONPATH": str(built / "python")}
+        return [PYTHON, "-m", "pytest", *options, test.name], {"PYTHONPATH": str(built / "python")}
     program = built / "bin" / "tensorferry_cuda_test"
     return [program, f"--gtest_filter={test.name}", f"--gtest_output=xml:{results}"], {"FAKECUDA_SCHED": test.scheduler}
 
@@ -172,10 +177,10 @@ def judge(code: int | None, results: Path) -> Outcome:
     return Outcome(True, "report" if any("reports by scheduler" in text for text in timely) else "assertion")
 
 
-def try_test(test: Test, python: Path, log: Path) -> Outcome:
+def try_test(test: Test, log: Path) -> Outcome:
     results = FOLDER / "results.xml"
     results.unlink(missing_ok=True)
-    command, variables = command_of(test, python, results)
+    command, variables = command_of(test, results)
     return judge(run(command, log, seconds=TEST_SECONDS, env=variables), results)
 
 
@@ -185,16 +190,16 @@ def fresh_log(name: str) -> Path:
     return log
 
 
-def check_tests(tests: Iterable[Test], python: Path) -> list[str]:
+def check_tests(tests: Iterable[Test]) -> list[str]:
     """A test says something of a mutation only if it passes without one. Returns those that don't."""
     log = fresh_log("unchanged")
-    configure(python, log)
+    configure(log)
     build(tests, log)
-    outcomes = {test: try_test(test, python, log) for test in tests}
+    outcomes = {test: try_test(test, log) for test in tests}
     return [f"{test} fails without any mutation: {how.how}" for test, how in outcomes.items() if how.how != "passed"]
 
 
-def try_mutation(mutation: Mutation, python: Path) -> list[tuple[Test, Outcome]]:
+def try_mutation(mutation: Mutation) -> list[tuple[Test, Outcome]]:
     log = fresh_log(mutation.name)
     # Git would take the paths as those of the repository around the copy.
     alone = {"GIT_CEILING_DIRECTORIES": str(FOLDER)}
@@ -202,16 +207,16 @@ def try_mutation(mutation: Mutation, python: Path) -> list[tuple[Test, Outcome]]
         if run(["git", "apply", mutation.patch], log, seconds=60, env=alone):
             raise Broken(f"it doesn't apply: {log}")
         build(mutation.tests, log)
-        return [(test, try_test(test, python, log)) for test in mutation.tests]
+        return [(test, try_test(test, log)) for test in mutation.tests]
     finally:
         restore(mutation.patch)
 
 
-def report(mutation: Mutation, python: Path) -> bool:
+def report(mutation: Mutation) -> bool:
     """Prints the mutation's line of the table, more where it survives; True where all its tests notice it."""
     start = time.monotonic()
     try:
-        outcomes = try_mutation(mutation, python)
+        outcomes = try_mutation(mutation)
     except Broken as broken:
         print(f"{mutation.name:32} BROKEN    {broken}", flush=True)
         return False
@@ -227,7 +232,6 @@ def report(mutation: Mutation, python: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/mutations.py")
-    parser.add_argument("--python", type=Path, default=venv_python(), help="the interpreter that builds and tests")
     parser.add_argument("names", nargs="*", metavar="NAME", help="mutations; all without one")
     options = parser.parse_args()
     os.environ.setdefault("CCACHE_BASEDIR", str(ROOT))
@@ -239,13 +243,13 @@ def main() -> int:
             raise Broken(f"there is no mutation {', '.join(sorted(unknown))}")
         chosen = [mutation for mutation in mutations if not options.names or mutation.name in options.names]
         copy_sources()
-        failing = check_tests({test: None for mutation in chosen for test in mutation.tests}, options.python)
+        failing = check_tests({test: None for mutation in chosen for test in mutation.tests})
     except Broken as broken:
         failing = [str(broken)]
     if failing:
         print("\n".join(failing), file=sys.stderr)
         return 1
-    missed = [mutation.name for mutation in chosen if not report(mutation, options.python)]
+    missed = [mutation.name for mutation in chosen if not report(mutation)]
     print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations are noticed", *missed, sep="\n  not: ")
     return 1 if missed else 0
 
