@@ -1,3 +1,4 @@
+#include <tensorferry/cuda/gpu_error.h>
 #include <tensorferry/cuda/stream.h>
 
 #include "driver_call.h"
@@ -54,6 +55,18 @@ Result<bool> is_capturing(StreamHandle stream) {
 
 Result<void> record_context(const PrimaryContext& context, EventHandle event) {
   return call<"cuCtxRecordEvent">(context.get(), event);
+}
+
+Result<void> record_all(const PrimaryContext& context, EventHandle event) {
+  auto recorded = record_context(context, event);
+  if (recorded || recorded.error().code != ErrorCode::Unsupported) return recorded;
+  return record(event, legacy_stream());
+}
+
+Result<void> record_used(const PrimaryContext& context, EventHandle event, StreamHandle stream) {
+  auto recorded = record(event, stream);
+  if (recorded || is_gpu_error(recorded.error(), GpuErrorKind::Sticky)) return recorded;
+  return record_all(context, event);
 }
 
 }  // namespace tensorferry::cuda

@@ -6,6 +6,9 @@ namespace tensorferry::server {
 
 Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& source) {
   cuda::StreamHandle used = nullptr;
+  if (source.after_all && !source.stream) {
+    if (auto ordered = gpu.follow_all(); !ordered) return ordered;
+  }
   auto copied = gpu.enqueue([&](cuda::StreamHandle ours) {
     used = source.stream.value_or(ours);
     return cuda::copy_async(cuda::device_ptr(to.bytes().data()), cuda::device_ptr(source.address),

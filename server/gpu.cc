@@ -27,8 +27,9 @@ Result<cuda::Plan> plan_for(const cuda::Device& device) {
 
 }  // namespace
 
-Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
-         std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller)
+Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
+         cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
+         std::shared_ptr<cuda::CompletionPoller> poller)
     : device_(device),
       context_(std::move(context)),
       share_mode_(plan.attempts.front().mode),
@@ -49,15 +50,16 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
   if (!stream) return std::unexpected(stream.error());
   auto events = cuda::EventRing::create(*context, kMarks);
   if (!events) return std::unexpected(events.error());
-  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context),
-                                      std::move(*stream), std::move(*events), std::move(poller)));
+  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context), std::move(*stream),
+                                      std::move(*events), std::move(poller)));
 }
 
 // The event stands for all that is on the stream so far. Under a ContextGuard.
 Result<cuda::EventSlot> Gpu::mark(cuda::StreamHandle stream) {
   auto slot = events_->take();
   if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
-  if (auto recorded = cuda::record(*events_->event(*slot), stream); !recorded) {
+  const cuda::EventHandle event = *events_->event(*slot);
+  if (auto recorded = cuda::record_used(*context_, event, stream); !recorded) {
     events_->give_back(*slot);
     return std::unexpected(recorded.error());
   }
@@ -76,6 +78,18 @@ Result<void> Gpu::order(cuda::StreamHandle first, cuda::StreamHandle then) {
 
 Result<void> Gpu::follow(cuda::StreamHandle stream) {
   return enqueue([&](cuda::StreamHandle ours) { return order(stream, ours); });
+}
+
+Result<void> Gpu::follow_all() {
+  return enqueue([&](cuda::StreamHandle ours) -> Result<void> {
+    auto slot = events_->take();
+    if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
+    const cuda::EventHandle event = *events_->event(*slot);
+    auto recorded = cuda::record_all(*context_, event);
+    if (recorded) recorded = cuda::wait_event(ours, event);
+    events_->give_back(*slot);
+    return recorded;
+  });
 }
 
 Result<void> Gpu::lead(cuda::StreamHandle stream) {

@@ -52,6 +52,8 @@ class Gpu {
   // way round. No thread waits.
   Result<void> follow(cuda::StreamHandle stream);
   Result<void> lead(cuda::StreamHandle stream);
+  // The same for all that anybody in this process has put on the device so far.
+  Result<void> follow_all();
 
   // Called on the poller's thread (completion_poller.h) once all that is on the streams so far is
   // done. With an error where that can't be known.
@@ -61,8 +63,9 @@ class Gpu {
   Result<void> wait(cuda::WaitReason reason);
 
  private:
-  Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context, cuda::Stream stream,
-      std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller);
+  Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
+      cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
+      std::shared_ptr<cuda::CompletionPoller> poller);
   Result<void> order(cuda::StreamHandle first, cuda::StreamHandle then);
   Result<cuda::EventSlot> mark(cuda::StreamHandle stream);
 

@@ -199,9 +199,11 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Under mutex_: a loan that the stub was never told of.
   void take_back_loan(std::uint64_t lease);
   Result<std::vector<Awaited>> take_events(std::span<const protocol::EventSlot> events);
-  void when_complete(std::vector<Awaited> events, std::move_only_function<void(Result<void>)> done);
+  void when_complete(const std::vector<Awaited>& events,
+                     std::move_only_function<void(Result<void>)> done);
   void watch_stubs(const Awaited& one, const std::shared_ptr<Countdown>& all);
-  void release_after(std::shared_ptr<DeviceLane> lane, std::vector<Awaited> events, BlockId block);
+  void release_after(std::shared_ptr<DeviceLane> lane, const std::vector<Awaited>& events,
+                     BlockId block);
   Result<void> release_device(const protocol::LeaseRelease& release);
   Buffer hold_device(const protocol::MemoryRef& memory, const LeaseBook::Range& lent);
   Result<Buffer> take_device_memory(const protocol::TensorRecord& tensor);

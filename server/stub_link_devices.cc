@@ -64,7 +64,7 @@ void StubLink::close_lanes(const Error& why) {
     }
     std::vector<Awaited> ready;
     if (loan.ready) ready.push_back({loan.lane, *loan.ready, true});
-    if (range) release_after(loan.lane, std::move(ready), range->block);
+    if (range) release_after(loan.lane, ready, range->block);
   }
   for (auto& [ordinal, lane] : lanes) {
     lane->gpu().poller().cancel(link_number_, why);
@@ -157,11 +157,11 @@ Result<std::vector<StubLink::Awaited>> StubLink::take_events(
 }
 
 // Calls `done` once all are complete; those of the stub's are its own again then, ours are dropped.
-void StubLink::when_complete(std::vector<Awaited> events,
+void StubLink::when_complete(const std::vector<Awaited>& events,
                              std::move_only_function<void(Result<void>)> done) {
   if (events.empty()) return done({});
   auto all = std::make_shared<Countdown>(events.size(), std::move(done));
-  for (Awaited& one : events) {
+  for (const Awaited& one : events) {
     if (one.ours) {
       one.lane->gpu().poller().watch(one.lane->our_event(one.event), 0,
                                      [one, all](Result<void> how) {
@@ -192,11 +192,11 @@ void StubLink::watch_stubs(const Awaited& one, const std::shared_ptr<Countdown>&
                                  });
 }
 
-void StubLink::release_after(std::shared_ptr<DeviceLane> lane, std::vector<Awaited> events,
+void StubLink::release_after(std::shared_ptr<DeviceLane> lane, const std::vector<Awaited>& events,
                              BlockId block) {
   // An error means that the stub is gone (it was reaped before anybody heard of it), or that the
   // device is: either way nobody writes there any more.
-  when_complete(std::move(events), [lane = std::move(lane), block](Result<void>) {
+  when_complete(events, [lane = std::move(lane), block](Result<void>) {
     lane->arena().arena().release(block);
   });
 }
@@ -222,7 +222,7 @@ Result<void> StubLink::release_device(const protocol::LeaseRelease& release) {
   } else if (loan.ready) {
     loan.lane->drop(*loan.ready);
   }
-  release_after(loan.lane, std::move(*events), block);
+  release_after(loan.lane, *events, block);
   return {};
 }
 

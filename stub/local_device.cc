@@ -31,21 +31,12 @@ Result<bool> LocalDevice::is_capturing(UsedStream stream) const {
 Result<void> LocalDevice::record(cuda::EventHandle event, UsedStream stream) const {
   auto guard = cuda::ContextGuard::enter(*context_);
   if (!guard) return std::unexpected(guard.error());
-  if (stream == kAnyStream) return record_all(event);
+  if (stream == kAnyStream) return cuda::record_all(*context_, event);
   if (cuda::is_capturing(stream).value_or(false)) {
     return cuda::gpu_failure(cuda::GpuErrorKind::CaptureActive,
                              "a graph is being captured from the stream that used the tensor");
   }
-  auto recorded = cuda::record(event, stream);
-  if (recorded || cuda::is_gpu_error(recorded.error(), cuda::GpuErrorKind::Sticky)) return recorded;
-  return record_all(event);  // the stream is gone, and what was on it may go on
-}
-
-Result<void> LocalDevice::record_all(cuda::EventHandle event) const {
-  auto recorded = cuda::record_context(*context_, event);
-  if (recorded || recorded.error().code != ErrorCode::Unsupported) return recorded;
-  // An old driver: the default stream waits for all streams that don't opt out of it.
-  return cuda::record(event, cuda::legacy_stream());
+  return cuda::record_used(*context_, event, stream);
 }
 
 Result<cuda::EventSlot> LocalDevice::mark(UsedStream stream) {

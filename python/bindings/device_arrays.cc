@@ -86,6 +86,7 @@ server::Buffer copy_dlpack(server::Model& model, const py::object& value,
   source.address = tensor.data();
   source.bytes = tensor.bytes();
   source.keeper = keep(tensor.capsule());
+  source.after_all = !source.stream;
   return copy(model, source);
 }
 
@@ -126,6 +127,7 @@ server::Buffer copy_interface(server::Model& model, const py::object& value,
   source.stream = named;
   if (!named && interface.contains("stream") && !interface["stream"].is_none())
     source.stream = stream_of(interface["stream"].cast<std::uintptr_t>());
+  source.after_all = !source.stream;
   return copy(model, source);
 }
 

@@ -3,10 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <tensorferry/server/repository_check.h>
 #include <tensorferry/cuda/device.h>
 #include <tensorferry/cuda/driver.h>
 #include <tensorferry/cuda/rung.h>
+#include <tensorferry/server/repository_check.h>
 #include <tensorferry/server/server.h>
 #include <tensorferry/transport/copy.h>
 #include <tensorferry/transport/memory_limit.h>

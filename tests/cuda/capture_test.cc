@@ -1,6 +1,7 @@
 // A model that captures a graph is not disturbed by what this library does beside it.
 #include <dlfcn.h>
 #include <sys/mman.h>
+#include <tensorferry/cuda/chunk.h>
 #include <tensorferry/cuda/completion_poller.h>
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/pinned_region.h>

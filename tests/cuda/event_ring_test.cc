@@ -101,8 +101,7 @@ TEST_F(EventRingTest, OrdersTheWorkOfTwoProcessesWithoutAHostWait) {
                              CopyKind::HostToDevice));
       ASSERT_TRUE(record(ready, stream.get()));
     }
-    const auto seen =
-        peer.ask({.verb = PeerVerb::Checksum, .numbers = {0, bytes.size(), pair}});
+    const auto seen = peer.ask({.verb = PeerVerb::Checksum, .numbers = {0, bytes.size(), pair}});
     ASSERT_STREQ(seen.text, "");
     EXPECT_EQ(seen.numbers[0], checksum(bytes));
     const auto filled =

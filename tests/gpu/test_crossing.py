@@ -105,6 +105,13 @@ def test_memory_of_another_library_is_copied_once_on_the_device(tmp_path: Path) 
         np.testing.assert_array_equal(np.asarray(answer), values)
 
 
+def test_a_library_that_names_no_stream_is_waited_for_on_the_device(tmp_path: Path) -> None:
+    caller, values = Caller(), ramp(6).view(np.int8)
+    with served(tmp_path, 'return Response([Tensor("OUT", tensor.as_numpy())])', gpu=False, dtype="TYPE_INT8") as model:
+        answer = model.infer({"IN": caller.buffer(values)})["OUT"]
+        np.testing.assert_array_equal(np.asarray(answer), values)
+
+
 def test_what_a_caller_writes_after_infer_async_does_not_reach_the_model(tmp_path: Path) -> None:
     caller, values = Caller(), ramp(4).view(np.int8)
     body = 'return Response([Tensor("OUT", tensor.as_numpy())])'

@@ -242,6 +242,38 @@ TEST_F(StubLinkTest, ABatchIsNotDoneBeforeEachRequestIsAnswered) {
   expect_broken("without an answer to request 'r1'");
 }
 
+// ---------------------------------------------------------------- devices that weren't offered
+
+TEST_F(StubLinkTest, AnEventOfADeviceThatWasNotOfferedIsALie) {
+  SeenBatch batch = send(4);
+  const protocol::EventSlot event{{DeviceKind::Cuda, 0}, 0, 1};
+  protocol::Responses message;
+  message.batch = batch.number;
+  message.ready = std::span(&event, 1);
+  ASSERT_TRUE(stub_->send(message));
+  expect_broken("an event of a device it wasn't offered");
+}
+
+TEST_F(StubLinkTest, AnOutputOnADeviceThatWasNotOfferedIsALie) {
+  SeenBatch batch = send(4);
+  auto on_device = output({protocol::MemoryKind::DeviceChunk, 1, 0, 8192, 1});
+  on_device.device = {DeviceKind::Cuda, 0};
+  answer(batch, {on_device});
+  expect_broken("lies on a device that was not offered");
+}
+
+TEST_F(StubLinkTest, DeviceMemoryThatAStubDoesNotHoldIsNotReadForIt) {
+  send(8192);
+  const protocol::MemoryRef nothing{protocol::MemoryKind::DeviceChunk, 1, 0, 8192, 77};
+  auto read = link_->on_read_device({1, nothing});
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().code, ErrorCode::Protocol);
+  // A loan of the host's arena is none of a device's.
+  const protocol::MemoryRef input{protocol::MemoryKind::Segment, 1, 0, 8192, 1};
+  EXPECT_FALSE(link_->on_read_device({2, input}));
+  EXPECT_FALSE(link_->on_device_request({3, "no UUID"}));
+}
+
 // ---------------------------------------------------------------- more than one response
 
 class ManyResponses : public StubLinkTest {

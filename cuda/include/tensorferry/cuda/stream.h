@@ -48,5 +48,10 @@ Result<bool> is_capturing(StreamHandle stream);
 // The event stands for all work of the context so far, whatever stream it is on. Breaks a graph
 // that is being captured in it. Error Unsupported before CUDA 12.5.
 Result<void> record_context(const PrimaryContext& context, EventHandle event);
+// The same on any driver: before 12.5 by the legacy default stream, which waits for all streams but
+// those that opt out of it.
+Result<void> record_all(const PrimaryContext& context, EventHandle event);
+// record(); where the stream is gone, record_all(): what was on it may go on.
+Result<void> record_used(const PrimaryContext& context, EventHandle event, StreamHandle stream);
 
 }  // namespace tensorferry::cuda
