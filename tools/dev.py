@@ -450,6 +450,8 @@ def verb_test(options: argparse.Namespace) -> int:
         stubs(report)
     if options.all:
         with report.part("more"):
+            mutations = [venv_python(), ROOT / "tools" / "mutations.py"]
+            report.check("every mutation is noticed", run(mutations, timeout=7200) == 0)
             report.check("build ubsan", build("ubsan"))
             ctest(report, "ubsan")
             report.check("build bench", build("bench", "tensorferry_bench"))
