@@ -57,7 +57,9 @@ class LocalDevice {
  private:
   LocalDevice(cuda::ContextPtr context, cuda::Stream stream,
               std::unique_ptr<cuda::EventRing> events) noexcept
-      : context_(std::move(context)), stream_(std::move(stream)), events_(std::move(events)) {}  // the context is current
+      : context_(std::move(context)),
+        stream_(std::move(stream)),
+        events_(std::move(events)) {}  // the context is current
 
   const cuda::ContextPtr context_;
   const cuda::Stream stream_;

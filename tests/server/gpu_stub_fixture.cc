@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -122,7 +123,11 @@ void GpuStubTest::start() {
   socket_.emplace(std::move(sockets.first));
   StubCommand command;
   command.interpreter = std::getenv("TENSORFERRY_TEST_PYTHON");
-  command.launcher = std::string(std::getenv("TENSORFERRY_PAYLOAD")) + "/launch.py";
+  const std::filesystem::path payload = std::getenv("TENSORFERRY_PAYLOAD");
+  command.launcher = payload / "launch.py";
+  // A Python without a sanitizer's runtime takes the driver that was built beside its extension.
+  const auto driver = payload.parent_path().parent_path().parent_path() / "fake_cuda";
+  if (exists(driver / "libcuda.so.1")) ::setenv("LD_LIBRARY_PATH", driver.c_str(), 1);
   process_.emplace(StubProcess::spawn(command, sockets.second.release()).value());
   auto hello = socket_->receive(Clock::now() + kPatience);
   ASSERT_TRUE(hello && *hello);
