@@ -388,8 +388,8 @@ def test_a_hundred_requests_under_way_take_their_turns(tmp_path: Path) -> None:
     self.gpu.copy(self.gpu.view(out), view, 3000)
     return Response([Tensor.from_dlpack("OUT", out)])
     """
+    caller, driver = Caller(), Driver()
     with served(tmp_path, body) as model:
-        caller, driver = Caller(), Driver()
         futures = [model.infer_async({"IN": caller.given(model, ramp(start))}) for start in range(100)]
         for start, future in enumerate(futures):
             np.testing.assert_array_equal(future.result(60)["OUT"].numpy(), ramp(start))

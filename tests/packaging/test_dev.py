@@ -57,6 +57,14 @@ def test_alone_it_lists_its_verbs_with_a_line_each() -> None:
     assert "--no-apt" in told.stdout
 
 
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="there may be a GPU here")
+def test_gpu_test_without_a_gpu_says_so_and_installs_nothing() -> None:
+    told = run("gpu-test", PYTHON=sys.executable)
+    assert told.returncode == 3
+    assert "there is no GPU to test on" in told.stderr
+    assert told.stdout == ""
+
+
 def test_an_unknown_verb_is_a_usage_error() -> None:
     assert run("frobnicate", PYTHON=sys.executable).returncode == 2
 
