@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_model import copies, same, served_types, since
+from device_model import Driver, copies, pid_of, same, served_types, since
 from dlpack_consumers import DTYPES, values
 
 from tensorferry import errors
@@ -38,15 +38,17 @@ def test_tensors_of_each_dtype_go_to_the_model_and_come_back_by_one_copy_each(tm
     made.copy_(seen)
     return Response([Tensor.from_dlpack("OUT", made)])
     """
+    driver = Driver()
     with served_types(tmp_path, body, gpu=False) as model:
         for name in DTYPES:
             sent = on_host(name)
             given = sent.to("cuda")
-            before, copied = copies(), model.server.statistics()["m"]["stub_copied_bytes"]
+            before, stub = copies(), driver.counters(pid_of(model))
             answer = model.infer({name: given})["OUT"]
             size = sent.numel() * sent.element_size()
             same(since(before, copies()), {"d2d_calls": 1, "d2d_bytes": size})
-            same(model.server.statistics()["m"]["stub_copied_bytes"] - copied, size)
+            there = since(stub, driver.counters(pid_of(model)))
+            same((there["copies_d2d"], there["bytes_d2d"]), (2, 2 * size))  # the model's own, and ours
             back = torch.from_dlpack(answer)
             same((back.device.type, back.dtype, back.shape), ("cuda", sent.dtype, sent.shape))
             same(torch.equal(back.cpu(), sent), True)
