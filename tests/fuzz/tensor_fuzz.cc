@@ -44,6 +44,10 @@ bool reference(const protocol::TensorRecord& tensor) {
   if (is_inline ? static_cast<Wide>(tensor.inline_bytes.size()) != bytes
                 : !tensor.inline_bytes.empty())
     return false;
+  const bool on_device = tensor.device.kind == DeviceKind::Cuda;
+  const bool nowhere = is_inline && bytes == 0;
+  if (tensor.memory.kind == protocol::MemoryKind::DeviceChunk ? !on_device : on_device && !nowhere)
+    return false;
   if (tensor.dtype.is_bytes()) return tensor.strides.empty();
   const Wide element = static_cast<Wide>(element_bytes(tensor.dtype));
   if (tensor.strides.empty()) return count * element == bytes && count * element <= kMost;
@@ -85,6 +89,11 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
                                                 : input.byte());
   if (tensor.memory.kind == protocol::MemoryKind::Inline || input.byte() % 8 == 0)
     tensor.inline_bytes = bytes;
+  // Mostly where memory of that kind is.
+  const bool in_a_chunk = tensor.memory.kind == protocol::MemoryKind::DeviceChunk;
+  tensor.device.kind = in_a_chunk ? DeviceKind::Cuda : DeviceKind::Cpu;
+  if (const std::uint8_t other = input.byte(); other % 8 == 7)
+    tensor.device.kind = static_cast<DeviceKind>(1 + other / 8 % 3);
   if (validate(tensor).has_value() != reference(tensor)) std::abort();
   return 0;
 }
