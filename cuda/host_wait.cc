@@ -12,14 +12,14 @@
 namespace tensorferry::cuda {
 namespace {
 
-constexpr std::array<std::string_view, kWaitReasons> kNames = {
+constexpr std::array<const char*, kWaitReasons> kNames = {
     "capture", "no_stream", "bare_capsule", "no_events", "staging", "host_array", "probe"};
 
 const Counter& waits(WaitReason reason) {
   static const auto counters = [] {
     std::vector<Counter> all;
     all.reserve(kNames.size());
-    for (std::string_view name : kNames)
+    for (const char* name : kNames)
       all.push_back(Counters::of_process().add("host_waits", {{"reason", name}}));
     return all;
   }();
@@ -36,7 +36,7 @@ Result<void> wait_on_host(EventHandle event, WaitReason reason, const Deadline& 
                           const std::function<bool()>& given_up) {
   waits(reason).add();
   Span span(Phase::WaitDevice, kOfEnclosingSpan);
-  mark_host_wait(to_string(reason).data());  // a literal
+  mark_host_wait(kNames[static_cast<std::size_t>(reason)]);
   BriefSpin spin;
   SleepPacing pacing;
   Result<bool> done = false;

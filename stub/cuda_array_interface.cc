@@ -28,6 +28,7 @@ PyRef tuple_of(std::span<const std::int64_t> numbers) {
 PyRef strides_of(const Memory& memory) {
   if (memory.strides.empty()) return PyRef::borrow(Py_None);
   std::vector<std::int64_t> bytes;
+  bytes.reserve(memory.strides.size());
   for (std::int64_t stride : memory.strides)
     bytes.push_back(stride * static_cast<std::int64_t>(element_bytes(memory.dtype)));
   return tuple_of(bytes);

@@ -208,6 +208,7 @@ DeviceRange range_of(const Memory& memory) {
   if (memory.strides.empty()) return range;
   const std::size_t element = element_bytes(memory.dtype);
   std::vector<std::int64_t> strides_bytes;
+  strides_bytes.reserve(memory.strides.size());
   for (std::int64_t stride : memory.strides)
     strides_bytes.push_back(stride * static_cast<std::int64_t>(element));
   range.gather = cuda::plan_gather(memory.shape, strides_bytes, element);

@@ -62,6 +62,7 @@ std::shared_ptr<DeviceUse> use_on(int ordinal, Streams streams) {
 bool keep_strides(const DLTensor& view, Memory& memory) {
   const std::size_t element = (view.dtype.bits * view.dtype.lanes + 7) / 8;
   std::vector<std::int64_t> strides_bytes;
+  strides_bytes.reserve(static_cast<std::size_t>(view.ndim));
   for (int i = 0; i < view.ndim; ++i)
     strides_bytes.push_back(view.strides[i] * static_cast<std::int64_t>(element));
   const std::span shape(view.shape, static_cast<std::size_t>(view.ndim));

@@ -14,27 +14,27 @@ nvtxDomainHandle_t domain = nullptr;
 std::array<nvtxStringHandle_t, kPhaseNames.size()> names{};
 
 // What viewers filter and colour by; NVTX counts them from 1.
-enum Category : std::uint32_t { kQueue = 1, kIpc, kPython, kCopy, kSync };
+enum class Category : std::uint32_t { Queue = 1, Ipc, Python, Copy, Sync };
 constexpr std::array<const char*, 5> kCategoryNames{"queue", "ipc", "python", "copy", "sync"};
 constexpr std::uint32_t kRed = 0xFFD62728;
 
 Category category_of(Phase phase) noexcept {
   switch (phase) {
     case Phase::Queue:
-      return kQueue;
+      return Category::Queue;
     case Phase::Execute:
     case Phase::Collect:
     case Phase::Settle:
-      return kPython;
+      return Category::Python;
     case Phase::CopyD2D:
     case Phase::CopyD2H:
     case Phase::CopyH2D:
-      return kCopy;
+      return Category::Copy;
     case Phase::WaitDevice:
     case Phase::PollDone:
-      return kSync;
+      return Category::Sync;
     default:
-      return kIpc;
+      return Category::Ipc;
   }
 }
 
@@ -43,7 +43,7 @@ nvtxEventAttributes_t attributes(nvtxStringHandle_t name, Category category,
   nvtxEventAttributes_t event{};
   event.version = NVTX_VERSION;
   event.size = NVTX_EVENT_ATTRIB_STRUCT_SIZE;
-  event.category = category;
+  event.category = static_cast<std::uint32_t>(category);
   event.messageType = NVTX_MESSAGE_TYPE_REGISTERED;
   event.message.registered = name;
   event.payloadType = NVTX_PAYLOAD_TYPE_UNSIGNED_INT64;
@@ -87,7 +87,7 @@ void end(std::uint64_t range) noexcept { nvtxDomainRangeEnd(domain, range); }
 void mark_host_wait(const char* reason, std::uint64_t number) noexcept {
   char text[64];
   std::snprintf(text, sizeof text, "host_wait:%s", reason);
-  auto event = attributes(nullptr, kSync, number);
+  auto event = attributes(nullptr, Category::Sync, number);
   event.messageType = NVTX_MESSAGE_TYPE_ASCII;
   event.message.ascii = text;
   event.colorType = NVTX_COLOR_ARGB;
