@@ -6,13 +6,16 @@
 #include <tensorferry/server/device_source.h>
 #include <tensorferry/transport/error.h>
 
+#include <cstddef>
+#include <span>
+
 #include "gpu.h"
 
 namespace tensorferry::server {
 
 // What we put on our stream later comes after the copy.
 Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& source);
-// Waits for the device; counted as a wait for a host array.
-Result<void> copy_to_host(Gpu& gpu, Buffer& to, const Buffer& from);
+// As many bytes as `to` has. Waits for the device; counted as a wait for a host array.
+Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from);
 
 }  // namespace tensorferry::server

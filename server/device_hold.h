@@ -25,7 +25,7 @@ class DeviceHold final : public BufferHolder {
 
   // nullptr for memory of another kind.
   static DeviceHold* of(const Buffer& buffer) noexcept {
-    return dynamic_cast<DeviceHold*>(buffer.holder().get());
+    return buffer.is_cpu() ? nullptr : dynamic_cast<DeviceHold*>(buffer.holder().get());
   }
   static Buffer wrap(std::shared_ptr<Gpu> gpu, const Buffer& buffer, std::size_t bytes);
 
@@ -35,6 +35,11 @@ class DeviceHold final : public BufferHolder {
   void use_on(cuda::StreamHandle stream);
   // What we put on our stream from now on comes after all that they have put on theirs so far.
   Result<void> follow_users();
+  // The same of a buffer; nothing for one without users.
+  static Result<void> follow_users_of(const Buffer& buffer) {
+    DeviceHold* hold = of(buffer);
+    return hold ? hold->follow_users() : Result<void>{};
+  }
 
  private:
   const std::shared_ptr<Gpu> gpu_;

@@ -14,7 +14,7 @@ Result<Buffer> copy_to_host(const Buffer& buffer) {
   DeviceHold* hold = DeviceHold::of(buffer);
   if (!hold) return copy;  // nothing lies there
   if (auto followed = hold->follow_users(); !followed) return std::unexpected(followed.error());
-  if (auto copied = copy_to_host(hold->gpu(), copy, buffer); !copied)
+  if (auto copied = copy_to_host(hold->gpu(), copy.bytes(), buffer.bytes().data()); !copied)
     return std::unexpected(copied.error());
   return copy;
 }

@@ -54,12 +54,15 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
                                       std::move(*events), std::move(poller)));
 }
 
-// The event stands for all that is on the stream so far. Under a ContextGuard.
-Result<cuda::EventSlot> Gpu::mark(cuda::StreamHandle stream) {
+// The event stands for all that is on the stream so far; for none, on the device. Under a
+// ContextGuard.
+Result<cuda::EventSlot> Gpu::mark(std::optional<cuda::StreamHandle> stream) {
   auto slot = events_->take();
   if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
   const cuda::EventHandle event = *events_->event(*slot);
-  if (auto recorded = cuda::record_used(*context_, event, stream); !recorded) {
+  auto recorded =
+      stream ? cuda::record_used(*context_, event, *stream) : cuda::record_all(*context_, event);
+  if (!recorded) {
     events_->give_back(*slot);
     return std::unexpected(recorded.error());
   }
@@ -68,32 +71,14 @@ Result<cuda::EventSlot> Gpu::mark(cuda::StreamHandle stream) {
 
 // A wait takes what the event stands for when it is put on the stream: the event is free again at
 // once.
-Result<void> Gpu::order(cuda::StreamHandle first, cuda::StreamHandle then) {
-  auto slot = mark(first);
-  if (!slot) return std::unexpected(slot.error());
-  auto waits = cuda::wait_event(then, *events_->event(*slot));
-  events_->give_back(*slot);
-  return waits;
-}
-
-Result<void> Gpu::follow(cuda::StreamHandle stream) {
-  return enqueue([&](cuda::StreamHandle ours) { return order(stream, ours); });
-}
-
-Result<void> Gpu::follow_all() {
+Result<void> Gpu::follow(std::optional<cuda::StreamHandle> stream) {
   return enqueue([&](cuda::StreamHandle ours) -> Result<void> {
-    auto slot = events_->take();
-    if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
-    const cuda::EventHandle event = *events_->event(*slot);
-    auto recorded = cuda::record_all(*context_, event);
-    if (recorded) recorded = cuda::wait_event(ours, event);
+    auto slot = mark(stream);
+    if (!slot) return std::unexpected(slot.error());
+    auto waits = cuda::wait_event(ours, *events_->event(*slot));
     events_->give_back(*slot);
-    return recorded;
+    return waits;
   });
-}
-
-Result<void> Gpu::lead(cuda::StreamHandle stream) {
-  return enqueue([&](cuda::StreamHandle ours) { return order(ours, stream); });
 }
 
 void Gpu::when_done(std::span<const cuda::StreamHandle> streams, Done done) {

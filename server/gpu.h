@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -48,12 +49,9 @@ class Gpu {
     if (!guard) return std::unexpected(guard.error());
     return work(stream_.get());
   }
-  // What we put on our stream from now on waits for what is on the caller's so far, and the other
-  // way round. No thread waits.
-  Result<void> follow(cuda::StreamHandle stream);
-  Result<void> lead(cuda::StreamHandle stream);
-  // The same for all that anybody in this process has put on the device so far.
-  Result<void> follow_all();
+  // What we put on our stream from now on waits for what is on the caller's so far; for none, for
+  // all that anybody in this process has put on the device. No thread waits.
+  Result<void> follow(std::optional<cuda::StreamHandle> stream);
 
   // Called on the poller's thread (completion_poller.h) once all that is on the streams so far is
   // done. With an error where that can't be known.
@@ -66,8 +64,7 @@ class Gpu {
   Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
       cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
       std::shared_ptr<cuda::CompletionPoller> poller);
-  Result<void> order(cuda::StreamHandle first, cuda::StreamHandle then);
-  Result<cuda::EventSlot> mark(cuda::StreamHandle stream);
+  Result<cuda::EventSlot> mark(std::optional<cuda::StreamHandle> stream);
 
   const cuda::Device device_;
   const cuda::ContextPtr context_;

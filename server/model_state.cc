@@ -273,10 +273,6 @@ Result<Buffer> ModelState::copy_in(const DeviceSource& source) {
 
 // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
 Result<void> ModelState::place(Tensor& input) {
-  if (DeviceHold* hold = DeviceHold::of(input.data)) {
-    if (auto followed = hold->follow_users(); !followed)
-      return std::unexpected(in_model(followed.error()));
-  }
   if (!input.data.is_cpu()) return cpu_inputs_ ? place_on_host(input) : place_on_device(input);
   if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
     return {};
@@ -290,7 +286,11 @@ Result<void> ModelState::place(Tensor& input) {
 Result<void> ModelState::place_on_device(Tensor& input) {
   auto arena = gpus_->open(input.data.device().id);
   if (!arena) return std::unexpected(in_model(arena.error()));
-  if (input.data.size() == 0 || HostBlock::of(input.data, *arena->blocks)) return {};
+  if (input.data.size() == 0) return {};
+  if (HostBlock::of(input.data, *arena->blocks)) {
+    auto followed = DeviceHold::follow_users_of(input.data);
+    return followed ? followed : std::unexpected(in_model(followed.error()));
+  }
   auto copy = copy_in(input.data);
   if (!copy) return std::unexpected(copy.error());
   input.data = std::move(*copy);
@@ -299,11 +299,8 @@ Result<void> ModelState::place_on_device(Tensor& input) {
 
 // Complete, since answers are; after what its holders have put on streams since.
 Result<Buffer> ModelState::copy_in(const Buffer& on_device) {
-  DeviceHold* hold = DeviceHold::of(on_device);
-  if (hold) {
-    if (auto followed = hold->follow_users(); !followed)
-      return std::unexpected(in_model(followed.error()));
-  }
+  if (auto followed = DeviceHold::follow_users_of(on_device); !followed)
+    return std::unexpected(in_model(followed.error()));
   DeviceSource source;
   source.device = on_device.device().id;
   source.address = on_device.bytes().data();
@@ -325,8 +322,9 @@ Result<void> ModelState::place_on_host(Tensor& input) {
   if (!arena) return std::unexpected(in_model(arena.error()));
   auto copy = allocate(input.data.size());
   if (!copy) return std::unexpected(copy.error());
-  if (auto copied = copy_to_host(*arena->gpu, *copy, input.data); !copied)
-    return std::unexpected(in_model(copied.error()));
+  auto copied = DeviceHold::follow_users_of(input.data);
+  if (copied) copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
+  if (!copied) return std::unexpected(in_model(copied.error()));
   input.data = std::move(*copy);
   return {};
 }

@@ -1,12 +1,12 @@
 // The part of the conversation that concerns GPUs: what is lent of their memory and given back,
 // which events stand for what. Nothing here waits for a GPU, but for on_read_device().
-#include <tensorferry/cuda/device_copy.h>
 #include <tensorferry/transport/trace.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "countdown.h"
+#include "device_copies.h"
 #include "device_hold.h"
 #include "stub_lease.h"
 #include "stub_link.h"
@@ -140,8 +140,7 @@ void StubLink::take_back_loan(std::uint64_t lease) {
   (void)lent_.release(lease);
 }
 
-// ---------------------------------------------------------------------------------- what comes
-// back
+// -------------------------------------------------------------------------------- what comes back
 
 // The stub's events that a message names, as something to look at.
 Result<std::vector<StubLink::Awaited>> StubLink::take_events(
@@ -227,8 +226,8 @@ Result<void> StubLink::release_device(const protocol::LeaseRelease& release) {
   return {};
 }
 
-// An output that names a loan is its receiver's once our own event is seen
-// complete; what the stub did there it says itself.
+// An output that names a loan is its receiver's once our own event is seen complete; what the stub
+// did there it says itself.
 Buffer StubLink::hold_device(const protocol::MemoryRef& memory, const LeaseBook::Range& lent) {
   std::shared_ptr<DeviceLane> lane;
   {
@@ -297,8 +296,7 @@ Result<Buffer> StubLink::take_device_memory(const protocol::TensorRecord& tensor
       memory.bytes);
 }
 
-// -------------------------------------------------------------------------------- the control
-// socket
+// ----------------------------------------------------------------------------- the control socket
 
 Result<void> StubLink::on_device_request(const protocol::DeviceRequest& request) {
   cuda::Uuid uuid;
@@ -344,12 +342,7 @@ Result<protocol::MemoryRef> StubLink::read_device(DeviceLane& lane, const std::b
                                                   std::size_t bytes) {
   auto block = host_->arena().allocate(bytes);
   if (!block) return std::unexpected(block.error());
-  auto copied = lane.gpu().enqueue([&](cuda::StreamHandle ours) {
-    return cuda::copy_async(cuda::device_ptr(block->data), cuda::device_ptr(data), bytes, ours,
-                            CopyKind::DeviceToHost);
-  });
-  if (copied) copied = lane.gpu().wait(cuda::WaitReason::HostArray);
-  if (!copied) {
+  if (auto copied = copy_to_host(lane.gpu(), {block->data, bytes}, data); !copied) {
     host_->arena().release(block->id);
     return std::unexpected(copied.error());
   }
