@@ -2,10 +2,14 @@
 #include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/driver.h>
 #include <tensorferry/cuda/stream.h>
+#include <tensorferry/transport/deadline.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/prctl.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -24,6 +28,9 @@ struct Watch {
   EventHandle event;
   std::uint64_t owner;
   CompletionPoller::Done done;
+  Clock::time_point begin;
+  Clock::time_point next;  // when it is looked at
+  bool looked_at = false;
 };
 struct Cancel {
   std::uint64_t owner;
@@ -35,6 +42,9 @@ struct Command {
   std::optional<Cancel> cancel;
 };
 
+// By owner, some of which share one.
+constexpr std::size_t kUsualTimes = 64;
+
 Result<void> closed() { return failure(ErrorCode::Closed, "the completion poller has ended"); }
 
 }  // namespace
@@ -43,18 +53,23 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
   std::mutex mutex;  // guards what follows
   std::condition_variable changed;
   std::vector<Command> commands;
+  Clock::time_point wakes_at = Clock::time_point::min();  // when the thread is there by itself
   std::thread thread;
   bool ending = false;
 
-  std::atomic<bool> told{false};  // there are commands, or the end: seen without the mutex
   std::atomic<std::uint64_t> completed{0}, queries{0}, sleeps{0}, in_flight{0};
+  std::array<UsualTime, kUsualTimes> usual_times;
   std::vector<Watch> active;  // the thread's own
 
-  void give(Command command) {
+  UsualTime& usual_time(std::uint64_t owner) { return usual_times[owner % kUsualTimes]; }
+
+  // It has to be there by then.
+  void give(Command command, Clock::time_point by) {
     std::scoped_lock lock(mutex);
     commands.push_back(std::move(command));
-    told.store(true, std::memory_order_relaxed);
     if (!thread.joinable()) thread = std::thread([self = shared_from_this()] { self->run(); });
+    if (by >= wakes_at) return;
+    wakes_at = Clock::time_point::min();  // once is enough
     changed.notify_one();
   }
 
@@ -62,7 +77,6 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     {
       std::scoped_lock lock(mutex);
       ending = true;
-      told.store(true, std::memory_order_relaxed);
       changed.notify_one();
     }
     if (!thread.joinable()) return;
@@ -87,6 +101,20 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     return watch;
   }
 
+  // Until there are commands, it is time to look, or the end.
+  void await(std::unique_lock<std::mutex>& lock, Clock::time_point next) {
+    const auto told = [&] { return ending || !commands.empty(); };
+    if (told() || next <= Clock::now()) return;
+    wakes_at = next;
+    if (active.empty()) {
+      changed.wait(lock, told);
+    } else {
+      sleeps.fetch_add(1, std::memory_order_relaxed);
+      changed.wait_until(lock, next, told);
+    }
+    wakes_at = Clock::time_point::min();
+  }
+
   void obey(std::vector<Command>& given) {
     for (Command& command : given) {
       if (command.watch) active.push_back(std::move(*command.watch));
@@ -98,21 +126,31 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     given.clear();
   }
 
-  // Looks at each event once. True when one was done.
-  bool sweep() {
-    bool any = false;
-    for (std::size_t left = active.size(); left > 0; --left) {
-      const std::size_t i = left - 1;
-      queries.fetch_add(1, std::memory_order_relaxed);
-      auto done = query(active[i].event);
-      if (done && !*done) continue;
-      any = true;
-      if (done)
-        finish(take(i), {});
-      else
-        finish(take(i), std::unexpected(std::move(done.error())));
+  // Looks at one that it is time for. True when it was done.
+  bool look(std::size_t at, Clock::time_point now) {
+    Watch& watch = active[at];
+    queries.fetch_add(1, std::memory_order_relaxed);
+    auto done = query(watch.event);
+    UsualTime& usual = usual_time(watch.owner);
+    if (done && !*done) {
+      watch.looked_at = true;
+      watch.next = now + nap(now - watch.begin, usual.expected());
+      return false;
     }
-    return any;
+    if (done) usual.learn(now - watch.begin, !watch.looked_at);
+    finish(take(at), done ? Result<void>() : std::unexpected(std::move(done.error())));
+    return true;
+  }
+
+  // Returns when it is time for the next look.
+  Clock::time_point sweep() {
+    auto next = Clock::time_point::max();
+    for (std::size_t left = active.size(); left > 0; --left) {
+      const auto now = Clock::now();
+      if (active[left - 1].next <= now && look(left - 1, now)) continue;
+      next = std::min(next, active[left - 1].next);
+    }
+    return next;
   }
 
   void run() {
@@ -120,29 +158,30 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     // Short sleeps are meant as they are: the default adds 50 us to each.
     ::prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
     const RelaxedCapture relaxed;
-    BriefSpin spin;
-    SleepPacing pacing;
     std::vector<Command> given;
-    std::unique_lock lock(mutex);
+    auto next = Clock::time_point::max();
     while (true) {
-      if (active.empty()) changed.wait(lock, [&] { return ending || !commands.empty(); });
-      std::swap(given, commands);
-      told.store(ending, std::memory_order_relaxed);
-      const bool last = ending;
-      lock.unlock();
-      obey(given);
-      if (last) break;
-      const bool moved = active.empty() ||
-                         spin.wait([&] { return sweep() || told.load(std::memory_order_relaxed); });
-      lock.lock();
-      if (moved) {
-        pacing.reset();
-        continue;
+      {
+        std::unique_lock lock(mutex);
+        await(lock, next);
+        std::swap(given, commands);
+        if (ending && given.empty()) break;
       }
-      sleeps.fetch_add(1, std::memory_order_relaxed);
-      changed.wait_for(lock, pacing.next(), [&] { return ending || !commands.empty(); });
+      obey(given);
+      next = sweep();
+      if (next <= Clock::now()) ::sched_yield();
     }
-    while (!active.empty()) finish(take(active.size() - 1), closed());
+    close(given);
+  }
+
+  // Callbacks may still give something.
+  void close(std::vector<Command>& given) {
+    do {
+      obey(given);
+      while (!active.empty()) finish(take(active.size() - 1), closed());
+      std::scoped_lock lock(mutex);
+      std::swap(given, commands);
+    } while (!given.empty());
   }
 };
 
@@ -160,12 +199,16 @@ CompletionPoller::~CompletionPoller() {
 void CompletionPoller::watch(EventHandle event, std::uint64_t owner, Done done) {
   if (forked_after_cuda()) return done(driver_failure("cuEventQuery", abi::kNotInitialized));
   impl_->in_flight.fetch_add(1, std::memory_order_relaxed);
-  impl_->give({.watch = Watch{event, owner, std::move(done)}, .cancel = std::nullopt});
+  const auto now = Clock::now();
+  const auto next = now + impl_->usual_time(owner).expected();
+  impl_->give({.watch = Watch{event, owner, std::move(done), now, next}, .cancel = std::nullopt},
+              next);
 }
 
 void CompletionPoller::cancel(std::uint64_t owner, Error why) {
   if (forked_after_cuda()) return;
-  impl_->give({.watch = std::nullopt, .cancel = Cancel{owner, std::move(why)}});
+  impl_->give({.watch = std::nullopt, .cancel = Cancel{owner, std::move(why)}},
+              Clock::time_point::min());
 }
 
 PollerStatistics CompletionPoller::statistics() const noexcept {

@@ -2,7 +2,10 @@
 #include <tensorferry/cuda/host_wait.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/counters.h>
+#include <tensorferry/transport/deadline.h>
 #include <tensorferry/transport/trace.h>
+
+#include <sched.h>
 
 #include <array>
 #include <thread>
@@ -37,20 +40,22 @@ Result<void> wait_on_host(EventHandle event, WaitReason reason, const Deadline& 
   waits(reason).add();
   Span span(Phase::WaitDevice, kOfEnclosingSpan);
   mark_host_wait(kNames[static_cast<std::size_t>(reason)]);
-  BriefSpin spin;
-  SleepPacing pacing;
-  Result<bool> done = false;
+  const auto begin = Clock::now();
   while (true) {
-    if (spin.wait([&] { return !(done = query(event)) || *done; })) break;
+    auto done = query(event);
+    if (!done) return std::unexpected(done.error());
+    if (*done) return {};
     if (given_up && given_up())
       return gpu_failure(GpuErrorKind::PeerDied,
                          "the process that had to finish work on the device ended");
     if (passed(deadline))
       return failure(ErrorCode::DeadlineExceeded, "the device was not done in time");
-    std::this_thread::sleep_for(pacing.next());
+    const PollTime pause = nap(Clock::now() - begin, PollTime::zero());
+    if (pause == PollTime::zero())
+      ::sched_yield();
+    else
+      std::this_thread::sleep_for(pause);
   }
-  if (!done) return std::unexpected(done.error());
-  return {};
 }
 
 std::uint64_t host_waits(WaitReason reason) noexcept { return waits(reason).value(); }

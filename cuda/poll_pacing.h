@@ -1,57 +1,55 @@
-// How we look at events that aren't done: the device answers most within some microseconds, and a
-// host thread that sleeps is late by its wake-up.
+// When we look at an event that isn't done: a host thread that spins costs a core, one that sleeps
+// is late by a wake-up and by what it overslept.
+//
+// Work of one kind takes about the same time again, so that one sleep up to where it is nearly done
+// and a short spin from there are enough (Linux' hybrid polling of block devices does the same with
+// half of the mean). What is not done then is looked at in ever longer steps: late by a sixteenth
+// of the time that it takes, and by no more than 200 us.
 #pragma once
 
-#include <sched.h>
-#include <tensorferry/transport/deadline.h>
-
 #include <algorithm>
+#include <atomic>
 #include <chrono>
-#include <utility>
 
 namespace tensorferry::cuda {
 
-inline constexpr std::chrono::microseconds kLongestSpin{20};
-inline constexpr std::chrono::microseconds kShortestSleep{50};
-inline constexpr std::chrono::microseconds kLongestSleep{200};
+using PollTime = std::chrono::nanoseconds;
+inline constexpr PollTime kSpin = std::chrono::microseconds(20);
+inline constexpr PollTime kShortestNap = std::chrono::microseconds(10);
+inline constexpr PollTime kLongestNap = std::chrono::microseconds(200);
 
-// Looks again and again for a short while. A look is some calls of the driver, so that it is the
-// clock that ends it.
-class BriefSpin {
+// How long to leave alone what was not done `elapsed` after it began, and is expected to be done
+// soon after `expected`: nothing for as long as we spin.
+constexpr PollTime nap(PollTime elapsed, PollTime expected) noexcept {
+  if (elapsed < expected + kSpin) return PollTime::zero();
+  return std::clamp(elapsed / 16, kShortestNap, kLongestNap);
+}
+
+// What begins to take long is learned slowly, what gets shorter at once: too early costs some
+// looks, too late is late. So it settles near the shortest times of late.
+// One thread learns, any may ask.
+class UsualTime {
  public:
-  // Returns true as soon as ready() does. Less time is spent on it when it was in vain lately; now
-  // and then it is tried again.
-  template <class Ready>
-  bool wait(Ready&& ready) {
-    if (ready()) return true;
-    const auto begin = Clock::now();
-    while (Clock::now() - begin < budget_) {
-      ::sched_yield();
-      if (!ready()) continue;
-      budget_ = kLongestSpin;
-      return true;
-    }
-    budget_ = ++in_vain_ % kTryAgain == 0 ? kLongestSpin : std::max(kShortestSpin, budget_ / 2);
-    return false;
+  // Until when nobody needs to look.
+  PollTime expected() const noexcept {
+    const PollTime time(expected_.load(std::memory_order_relaxed));
+    return time < kSpin ? PollTime::zero() : time;
+  }
+  // One was found done so long after it began, by the first look or by a later one. The first one
+  // doesn't know for how long it was done already.
+  void learn(PollTime took, bool by_first_look) noexcept {
+    PollTime time(expected_.load(std::memory_order_relaxed));
+    const PollTime nearly = std::clamp(took - kSpin / 2, PollTime::zero(), kLongestExpected);
+    if (by_first_look)
+      time /= 2;
+    else
+      time = nearly < time ? nearly : time + (nearly - time) / 16;
+    expected_.store(time.count(), std::memory_order_relaxed);
   }
 
  private:
-  static constexpr std::chrono::microseconds kShortestSpin{2};
-  static constexpr unsigned kTryAgain = 16;
-  std::chrono::microseconds budget_ = kLongestSpin;
-  unsigned in_vain_ = 0;
-};
-
-// Sleeps in a row get longer.
-class SleepPacing {
- public:
-  std::chrono::microseconds next() noexcept {
-    return std::exchange(sleep_, std::min(kLongestSleep, sleep_ * 2));
-  }
-  void reset() noexcept { sleep_ = kShortestSleep; }
-
- private:
-  std::chrono::microseconds sleep_ = kShortestSleep;
+  static constexpr PollTime kLongestExpected = std::chrono::milliseconds(100);
+  std::atomic<PollTime::rep> expected_{0};
 };
 
 }  // namespace tensorferry::cuda

@@ -74,6 +74,19 @@ TEST(FakeCapture, AWaitForWhatWasNotCapturedBreaksTheCapture) {
   });
 }
 
+TEST(FakeCapture, AnInterprocessEventIsUnsupported) {
+  run_program({}, [] {
+    use_device();
+    CUevent event = nullptr;
+    ASSERT_EQ(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS), CUDA_SUCCESS);
+    ASSERT_EQ(cuEventRecord(event, nullptr), CUDA_SUCCESS);
+    const CUstream stream = capture_on(CU_STREAM_CAPTURE_MODE_RELAXED);
+    EXPECT_EQ(cuStreamWaitEvent(stream, event, 0), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    CUgraph graph = nullptr;
+    EXPECT_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  });
+}
+
 TEST(FakeCapture, TheLegacyStreamMayNotWaitForABlockingStreamThatIsCaptured) {
   run_program({}, [] {
     use_device();

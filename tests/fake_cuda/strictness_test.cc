@@ -77,6 +77,7 @@ TEST(FakeStrictness, ReadOnlyAccessIsNoLeaveToWrite) {
     ASSERT_EQ(cuMemSetAccess(chunk, kChunk, &access, 1), CUDA_SUCCESS);
     unsigned char byte = 0;
     EXPECT_EQ(cuMemcpyDtoH(&byte, chunk, 1), CUDA_SUCCESS);
+    EXPECT_EQ(cuMemcpyHtoD(chunk, &byte, 1), CUDA_ERROR_INVALID_VALUE);
     ASSERT_EQ(cuMemsetD8Async(chunk, 1, 64, nullptr), CUDA_SUCCESS);
     EXPECT_EQ(cuCtxSynchronize(), CUDA_ERROR_ILLEGAL_ADDRESS);
   });

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device_model import Caller, ramp, same, served
+from device_model import Caller, needs_devices, ramp, same, served
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install --group cuda")
 pytestmark = pytest.mark.emulated
@@ -92,6 +92,7 @@ def test_what_an_output_was_copied_from_lives_until_the_copy_is_done(tmp_path: P
 
 
 def test_a_device_that_has_another_number_in_the_stub_is_the_same_device(tmp_path: Path) -> None:
+    needs_devices(2)
     body = """
     os.environ["CUDA_VISIBLE_DEVICES"] = "1"
     self.kept = gpu = Gpu()

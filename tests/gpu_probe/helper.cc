@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -49,9 +50,11 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
   return all;
 }
 
-// True in a process that is the first of a PID namespace; its maker only waits for it.
+// In a process that is the first of a PID namespace when it returns, with a /proc of its own, as a
+// container has it; its maker only waits for it.
 Result<void> enter_pid_namespace() {
-  if (::unshare(CLONE_NEWPID) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0)
+  constexpr int kNew = CLONE_NEWPID | CLONE_NEWNS;
+  if (::unshare(kNew) != 0 && ::unshare(CLONE_NEWUSER | kNew) != 0)
     return system_failure("unshare(CLONE_NEWPID)", errno);
   const pid_t child = ::fork();
   if (child < 0) return system_failure("fork", errno);
@@ -60,6 +63,10 @@ Result<void> enter_pid_namespace() {
     ::_exit(0);
   }
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // The driver looks itself up there by its PID.
+  if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      ::mount("proc", "/proc", "proc", 0, nullptr) != 0)
+    return system_failure("mount(/proc)", errno);
   return {};
 }
 

@@ -45,7 +45,10 @@ Result<Answer> import_in_another_pid_namespace() {
   auto gpu = Gpu::open();
   if (!gpu) return std::unexpected(gpu.error());
   auto crossing = cross(*gpu, *helper);
-  if (!crossing && crossing.error().message.find("unshare") != std::string::npos)
+  const auto failed_at = [&](const char* what) {
+    return !crossing && crossing.error().message.find(what) != std::string::npos;
+  };
+  if (failed_at("unshare") || failed_at("mount"))
     return not_tried("no PID namespace can be made here: " + crossing.error().message);
   if (!crossing) return std::unexpected(crossing.error());
   return answer_of(*crossing);

@@ -158,6 +158,14 @@ bool is_valid(Call& call, std::uint64_t address, std::uint64_t size) {
   return true;
 }
 
+// A copy is refused at once where it would write what the device may only read: seen on a driver
+// of CUDA 13.0 (gpu-probe, question 1).
+static bool only_reads(Call& call, std::uint64_t address, int device) {
+  const Mapping* mapping = call.driver.space.find(address);
+  const std::uint32_t bit = 1U << device;
+  return mapping != nullptr && (mapping->readable & bit) != 0 && (mapping->writable & bit) == 0;
+}
+
 CUresult copy(Call& call, const std::shared_ptr<Stream>& stream, Place to, Place from, Shape shape,
               Waits waits) {
   const bool corrupts = take_corruption();
@@ -168,6 +176,7 @@ CUresult copy(Call& call, const std::shared_ptr<Stream>& stream, Place to, Place
   if (!is_valid(call, to.address, extent(to, shape)) ||
       !is_valid(call, from.address, extent(from, shape)))
     return CUDA_ERROR_INVALID_VALUE;
+  if (only_reads(call, to.address, stream->device)) return CUDA_ERROR_INVALID_VALUE;
   const Kind kind = kind_of(call, to, from, shape);
   count_copy(kind, shape.width * shape.height * shape.depth);
   Operation operation;

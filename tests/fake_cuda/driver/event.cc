@@ -108,7 +108,8 @@ CUresult wait_captured(const std::shared_ptr<Stream>& stream, const Event& event
     return CUDA_SUCCESS;
   }
   stream->capture->is_invalid = true;
-  return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+  // Seen on a driver of CUDA 13.0 (gpu-probe, question 10).
+  return event.shared ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
 }
 
 CUresult wait(Call& call, CUstream stream_handle, CUevent handle, unsigned flags) {

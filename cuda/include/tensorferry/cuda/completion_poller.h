@@ -1,8 +1,9 @@
 // The one thread of a server that looks whether events are done. Nobody else on the path of a
 // request asks the driver that, and nobody waits for it.
 //
-// It spins for up to 20 us, as long as that has paid lately, then sleeps 50 to 200 us at a time
-// while something is in flight, and sleeps without any limit when nothing is.
+// It sleeps for as long as the owner's events took at least of late, then spins for up to 20 us,
+// then sleeps 10 to 200 us at a time, and without any limit when nothing is in flight
+// (poll_pacing.h).
 #pragma once
 
 #include <tensorferry/cuda/handles.h>
@@ -36,7 +37,7 @@ class CompletionPoller {
 
   // Looks at the event, which was recorded, until it is done. `owner` is any number that cancel()
   // will name: a stub's. The event lives, and is not recorded anew, until `done` is called. Wakes
-  // the thread, if it sleeps, by one system call.
+  // the thread by one system call, if it sleeps beyond when it has to look at this one.
   void watch(EventHandle event, std::uint64_t owner, Done done);
   // The owner is dead, and its events may never be done: what it is waited for fails with `why`,
   // soon. Returns at once; what the owner is watched for later is not affected.

@@ -1,0 +1,85 @@
+// A device that takes so long each time, against a poller that only has a clock: how late is it,
+// and how often does it look?
+#include "poll_pacing.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace tensorferry::cuda {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+struct Seen {
+  PollTime late;
+  int naps;
+};
+
+// Each look takes a microsecond.
+Seen one_wait(UsualTime& usual, PollTime takes) {
+  PollTime now = usual.expected();
+  int naps = now == PollTime::zero() ? 0 : 1;
+  bool first = true;
+  while (now < takes) {
+    const PollTime pause = nap(now, usual.expected());
+    naps += pause == PollTime::zero() ? 0 : 1;
+    now += std::max<PollTime>(pause, microseconds(1));
+    first = false;
+  }
+  usual.learn(now, first);
+  return {now - takes, naps};
+}
+
+std::vector<Seen> waits(UsualTime& usual, const std::vector<PollTime>& times) {
+  std::vector<Seen> all;
+  for (PollTime takes : times) all.push_back(one_wait(usual, takes));
+  return all;
+}
+
+TEST(PollPacing, AnUnknownWaitIsLateByASixteenthAtMost) {
+  for (const PollTime takes : {PollTime(microseconds(5)), PollTime(microseconds(90)),
+                               PollTime(microseconds(700)), PollTime(milliseconds(30))}) {
+    UsualTime usual;
+    const PollTime late = one_wait(usual, takes).late;
+    EXPECT_LE(late, std::clamp(takes / 15, PollTime(kShortestNap), kLongestNap)) << takes.count();
+  }
+}
+
+TEST(PollPacing, WhatTakesTheSameTimeAgainCostsOneNapAndIsSeenAtOnce) {
+  for (const PollTime takes :
+       {PollTime(microseconds(100)), PollTime(microseconds(250)), PollTime(milliseconds(5))}) {
+    UsualTime usual;
+    waits(usual, std::vector<PollTime>(200, takes));
+    const Seen seen = one_wait(usual, takes);
+    EXPECT_LE(seen.late, microseconds(1)) << takes.count();
+    EXPECT_LE(seen.naps, 1) << takes.count();
+  }
+}
+
+TEST(PollPacing, SomeLongOnesDoNotMakeTheShortOnesLate) {
+  UsualTime usual;
+  for (int i = 0; i < 200; ++i) {
+    const Seen seen = one_wait(usual, microseconds(100));
+    EXPECT_LE(seen.late, microseconds(50)) << i;
+    one_wait(usual, milliseconds(1));
+  }
+}
+
+TEST(PollPacing, IsSoonThereWhenThingsGetShorter) {
+  UsualTime usual;
+  waits(usual, std::vector<PollTime>(500, milliseconds(50)));
+  ASSERT_GT(usual.expected(), milliseconds(40));
+  const auto after = waits(usual, std::vector<PollTime>(12, microseconds(200)));
+  EXPECT_LE(after.back().late, microseconds(20));
+}
+
+TEST(PollPacing, NeverExpectsMoreThanATenthOfASecond) {
+  UsualTime usual;
+  waits(usual, std::vector<PollTime>(500, std::chrono::seconds(2)));
+  EXPECT_LE(usual.expected(), milliseconds(100));
+}
+
+}  // namespace
+}  // namespace tensorferry::cuda
