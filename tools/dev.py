@@ -414,11 +414,17 @@ def stubs(report: Report) -> None:
 
 
 def verb_demo(options: argparse.Namespace) -> int:
-    """Real models, real requests: what was copied and how long it took"""
-    set_up(options, APT_BUILD, ["build"])
+    """Real models, real requests: what was copied and how long it took; without a GPU device tensors on an emulated one"""
+    emulated = gpu_test.why_no_device() is not None
+    can_do_without = APT_TEST_LIBRARIES if emulated and installer(options.no_apt) is not None else {}
+    set_up(options, {**APT_BUILD, **can_do_without}, ["build", "emulator"])
     if install_project():
         return EXIT_FAILED
-    return run([tool("tensorferry"), "demo", *options.rest])
+    if emulated and not build("dev", fake_cuda.DRIVER):
+        say("# without the emulated GPU, which could not be built, there are no device tensors to show")
+    libraries = BUILD / "dev" / "fake_cuda"
+    env = fake_cuda.environment(libraries, runtimes=False) | {"FAKECUDA_QUIET": "1"} if emulated else {}
+    return run([tool("tensorferry"), "demo", *options.rest], env=env)
 
 
 def verb_test(options: argparse.Namespace) -> int:
