@@ -24,6 +24,7 @@ from typing import NoReturn
 
 import fake_cuda
 import gpu_test
+import nsys
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -538,6 +539,15 @@ def verb_gpu_test(options: argparse.Namespace) -> int:
     return report.close(budgets=False)
 
 
+def verb_nsys(options: argparse.Namespace) -> int:
+    """-- COMMAND: runs it under Nsight Systems, fetched if need be, and shows each request's ranges of server and stub"""
+    set_up(options, APT_BUILD, ["build"])
+    if install_project():
+        return EXIT_FAILED
+    traces = "nvtx" if gpu_test.why_no_device() else "nvtx,cuda"
+    return nsys.run(BUILD / "nsys", options.rest, traces=traces, tensorferry=tool("tensorferry"))
+
+
 def verb_doctor(options: argparse.Namespace) -> int:
     """What this machine has and lacks, for building and for running; changes nothing"""
     missing = missing_packages({**APT_BUILD, **APT_TEST})
@@ -570,6 +580,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fuzz": verb_fuzz,
     "fake-cuda": verb_fake_cuda,
     "gpu-test": verb_gpu_test,
+    "nsys": verb_nsys,
     "doctor": verb_doctor,
     "clean": verb_clean,
 }

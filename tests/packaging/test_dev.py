@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["demo", "test", "bench", "lint", "fuzz", "fake-cuda", "gpu-test", "doctor", "clean"]
+VERBS = ["demo", "test", "bench", "lint", "fuzz", "fake-cuda", "gpu-test", "nsys", "doctor", "clean"]
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ def test_demo_has_a_progress_bar_on_a_terminal_only(shown_demo: subprocess.Compl
     assert "sending requests" not in shown_demo.stdout + shown_demo.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "run", "check", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["demo", "run", "check", "bench", "doctor", "inspect", "join-ranges"])
 def test_every_command_has_json_and_help(name: str) -> None:
     assert "--json" in cli(name, "--help").stdout
 

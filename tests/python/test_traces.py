@@ -69,7 +69,7 @@ def assert_drawable(events: list[dict[str, Any]]) -> None:
         assert isinstance(event["tid"], int)
         assert ("process_name", event["pid"], event["pid"]) in named
         assert event["ph"] in "Mbe" or ("thread_name", event["pid"], event["tid"]) in named
-        assert event["ph"] == "M" or event["ts"] > 0
+        assert event["ph"] == "M" or event["ts"] >= 0
         assert event["ph"] != "X" or event["dur"] >= 0
     assert_nested(events)
     halves = [(event["name"], event["id2"]["local"], event["pid"], event["ph"]) for event in events if event["ph"] in "be"]
