@@ -1,4 +1,5 @@
 #include <tensorferry/cuda/context.h>
+#include <tensorferry/transport/counters.h>
 
 #include <map>
 #include <mutex>
@@ -40,6 +41,7 @@ Result<ContextPtr> PrimaryContext::retain(const Device& device) {
   if (auto done = call<"cuDevicePrimaryCtxRetain">(&handle, device.ordinal); !done)
     return std::unexpected(done.error());
   ContextPtr context(new PrimaryContext(device, handle));
+  Counters::of_process().add("cuda_contexts").add();
   known = context;
   return context;
 }

@@ -1,5 +1,7 @@
 #include "model_state.h"
 
+#include <tensorferry/transport/trace.h>
+
 #include <nlohmann/json.hpp>
 
 #include "device_copies.h"
@@ -358,6 +360,7 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
   std::shared_ptr<CallState> call = take_call();
   call->prepare(scheduler_, std::move(request), std::move(on_done), deadline);
   call->set_batch_size(batch);
+  Span span(Phase::Submit, call->number());
   if (auto queued = scheduler_->submit(call); !queued) {
     call->give_back(request, on_done);
     return std::unexpected(queued.error());

@@ -14,26 +14,21 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import fake_cuda
 import gpu_test
+import nsys
+from results import BUDGET_MINUTES, EXIT_FAILED, SHOWN_LINES, Report, say
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BUILD = ROOT / "build"
 JOBS = len(os.sched_getaffinity(0))
-SHOWN_LINES = 150  # of a failed command's output: as many from its beginning and its end
-EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
-
-# Minutes that each part of `./dev test` may take on two cores, starting from nothing.
-BUDGET_MINUTES = {"set-up": 4, "builds": 9, "tests": 9, "fuzz": 4, "lint": 4}
+EXIT_USAGE, EXIT_ENVIRONMENT = 2, 3
 
 # What Debian 12, 13 and Ubuntu 24.04 call what we need; `command` is how we see that it's there.
 APT_BUILD = {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "nlohmann-json3-dev": None}
@@ -47,10 +42,6 @@ APT_TEST = {
 }
 APT_BENCH = {"libbenchmark-dev": None}
 APT_ALL = {"g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++", "qemu-user": "qemu-aarch64", "googletest": None, **APT_BENCH}
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def give_up(text: str) -> NoReturn:
@@ -110,73 +101,6 @@ def must(command: Sequence[object], *, env: dict[str, str] | None = None, quiet:
     if code := run(command, env=env, quiet=quiet):
         say(f"./dev: that ended with {code}")
         raise SystemExit(EXIT_FAILED)
-
-
-class Report:
-    """What passed, failed and was skipped, and how long each part took."""
-
-    def __init__(self) -> None:
-        self.passed = self.failed = self.skipped = 0
-        self.failures: list[str] = []
-        self.seconds: dict[str, float] = {}
-
-    def add(self, name: str, passed: int, failed: int, skipped: int) -> None:
-        self.passed, self.failed, self.skipped = (
-            self.passed + passed,
-            self.failed + failed,
-            self.skipped + skipped,
-        )
-        say(f"= {name}: {passed} passed, {failed} failed, {skipped} skipped")
-        if failed:
-            self.failures.append(f"{name} ({failed})")
-
-    def check(self, name: str, ok: bool) -> bool:
-        self.add(name, int(ok), int(not ok), 0)
-        return ok
-
-    def add_junit(self, name: str, file: Path, exit_code: int, show: bool = False) -> None:
-        """Counts a JUnit file; with `show`, prints what its failed cases said.
-        An exit code that the file doesn't explain is a failure of its own."""
-        try:
-            cases = list(ElementTree.parse(file).getroot().iter("testcase"))
-        except (OSError, ElementTree.ParseError) as error:
-            say(f"  {error}")
-            self.add(f"{name}: no results", 0, 1, 0)
-            return
-        bad = [
-            case
-            for case in cases
-            if case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
-        ]
-        failed = len(bad)
-        if show:
-            for case in bad:
-                last = (case.findtext("system-out") or "").splitlines()[-SHOWN_LINES // 5 :]
-                say("\n".join([f"--- {case.get('name')}", *last]))
-        skipped = sum(case.find("skipped") is not None or case.get("status") in ("notrun", "disabled") for case in cases)
-        if exit_code and not failed:
-            self.add(f"{name}: ended with {exit_code}", 0, 1, 0)
-        self.add(name, len(cases) - failed - skipped, failed, skipped)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - start
-
-    def close(self, *, budgets: bool = True) -> int:
-        say("")
-        for name, seconds in self.seconds.items():
-            budget = BUDGET_MINUTES.get(name) if budgets else None
-            of_budget = f" of {budget}" if budget else ""
-            over = "   over budget" if budget and seconds > budget * 60 else ""
-            say(f"{name:7} {seconds / 60:5.1f}{of_budget} min{over}")
-        for failure in self.failures:
-            say(f"failed: {failure}")
-        say(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped")
-        return EXIT_FAILED if self.failed else 0
 
 
 # Set-up: system packages, .venv, wheels.
@@ -414,11 +338,17 @@ def stubs(report: Report) -> None:
 
 
 def verb_demo(options: argparse.Namespace) -> int:
-    """Real models, real requests: what was copied and how long it took"""
-    set_up(options, APT_BUILD, ["build"])
+    """Real models, real requests: what was copied and how long it took; without a GPU device tensors on an emulated one"""
+    emulated = gpu_test.why_no_device() is not None
+    can_do_without = APT_TEST_LIBRARIES if emulated and installer(options.no_apt) is not None else {}
+    set_up(options, {**APT_BUILD, **can_do_without}, ["build", "emulator"])
     if install_project():
         return EXIT_FAILED
-    return run([tool("tensorferry"), "demo", *options.rest])
+    if emulated and not build("dev", fake_cuda.DRIVER):
+        say("# without the emulated GPU, which could not be built, there are no device tensors to show")
+    libraries = BUILD / "dev" / "fake_cuda"
+    env = fake_cuda.environment(libraries, runtimes=False) | {"FAKECUDA_QUIET": "1"} if emulated else {}
+    return run([tool("tensorferry"), "demo", *options.rest], env=env)
 
 
 def verb_test(options: argparse.Namespace) -> int:
@@ -532,6 +462,15 @@ def verb_gpu_test(options: argparse.Namespace) -> int:
     return report.close(budgets=False)
 
 
+def verb_nsys(options: argparse.Namespace) -> int:
+    """-- COMMAND: runs it under Nsight Systems, fetched if need be, and shows each request's ranges of server and stub"""
+    set_up(options, APT_BUILD, ["build"])
+    if install_project():
+        return EXIT_FAILED
+    traces = "nvtx" if gpu_test.why_no_device() else "nvtx,cuda"
+    return nsys.run(BUILD / "nsys", options.rest, traces=traces, tensorferry=tool("tensorferry"))
+
+
 def verb_doctor(options: argparse.Namespace) -> int:
     """What this machine has and lacks, for building and for running; changes nothing"""
     missing = missing_packages({**APT_BUILD, **APT_TEST})
@@ -564,6 +503,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fuzz": verb_fuzz,
     "fake-cuda": verb_fake_cuda,
     "gpu-test": verb_gpu_test,
+    "nsys": verb_nsys,
     "doctor": verb_doctor,
     "clean": verb_clean,
 }

@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-TARGETS = ("tensorferry_fake_cuda", "tensorferry_fake_nvml", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
+DRIVER = "tensorferry_fake_cuda"
+TARGETS = (DRIVER, "tensorferry_fake_nvml", "tensorferry_fake_cudart_12", "tensorferry_fake_cudart_13")
 RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
 SHOWN_REPORTS = 20
 
@@ -34,15 +35,17 @@ def environment(
     devices: int | None = None,
     state: Path | None = None,
     leaks: bool = False,
+    runtimes: bool = True,
     base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """What a process needs in its environment to run on the emulator whose build folder is `libraries`.
 
-    The runtimes are preloaded, since wheels find their own by an rpath, which comes before LD_LIBRARY_PATH.
+    The runtimes are preloaded, since wheels find their own by an rpath, which comes before LD_LIBRARY_PATH; what uses the
+    driver alone does without.
     `state` is a folder in which each process leaves its counters and reports.
     """
     inherited = os.environ if base is None else base
-    preloaded = [str(libraries / name) for name in RUNTIMES if (libraries / name).exists()]
+    preloaded = [str(libraries / name) for name in RUNTIMES if runtimes and (libraries / name).exists()]
     chosen = {
         "FAKECUDA": "1",
         "FAKECUDA_PROFILE": profile,

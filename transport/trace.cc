@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <ctime>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -45,6 +46,23 @@ TraceSinks sinks_of_environment() noexcept {
 std::atomic<TraceSinks> detail::trace_sinks{sinks_of_environment()};
 
 bool trace_knows_nvtx() noexcept { return nvtx_sink::is_built(); }
+
+Result<void> trace_to_files(std::string folder) {
+  static std::mutex mutex;
+  std::scoped_lock lock(mutex);
+  static bool started = (trace_sinks() & kTraceToFile) != 0;
+  if (std::exchange(started, true))
+    return failure(ErrorCode::AlreadyExists,
+                   "this process has a trace already (TENSORFERRY_TRACE, or an earlier call)");
+  start_trace_file(std::move(folder));
+  detail::trace_sinks.fetch_or(kTraceToFile);
+  return {};
+}
+
+void end_trace() noexcept {
+  if (detail::trace_sinks.fetch_and(static_cast<TraceSinks>(~kTraceToFile)) & kTraceToFile)
+    flush_trace_file();
+}
 
 void name_traced_process(std::string_view name) {
   if (trace_sinks() & kTraceToFile) name_in_trace_file(name);

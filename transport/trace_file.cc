@@ -1,6 +1,7 @@
 #include "trace_file.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <tensorferry/transport/fork_guard.h>
 #include <unistd.h>
@@ -33,6 +34,8 @@ constexpr std::size_t kEventBytes = 512;  // of text, at most
 struct ThreadBuffer {
   std::mutex mutex;  // guards the rest; taken by its thread and by whoever flushes
   const pid_t tid = ::gettid();
+  char name[16] = "main";  // of the thread; the kernel keeps no more
+  bool is_named = false;   // in the file
   std::size_t count = 0;
   std::array<TraceEvent, kEventsPerThread> events;
 };
@@ -87,6 +90,12 @@ void append(std::string& out, const TraceEvent& event, pid_t tid) {
   out.append(line, static_cast<std::size_t>(length));
 }
 
+// How a viewer calls the process or a thread of it.
+std::string name_event(const char* what, pid_t tid, std::string_view name) {
+  return std::string(R"({"name":")") + what + R"(","ph":"M","pid":)" + std::to_string(::getpid()) +
+         R"(,"tid":)" + std::to_string(tid) + R"(,"args":{"name":)" + json_string(name) + "}},\n";
+}
+
 // Locks are taken in this order: mutex_, a buffer's, file_mutex_.
 class TraceFile final : private ForkParticipant {
  public:
@@ -97,7 +106,10 @@ class TraceFile final : private ForkParticipant {
   }
 
   void start(std::string folder) {
-    folder_ = std::move(folder);
+    {
+      std::scoped_lock lock(file_mutex_);
+      folder_ = std::move(folder);
+    }
     fork_registration_ = register_fork_participant(*this);
     std::atexit([] { of_process().flush(); });
   }
@@ -114,14 +126,12 @@ class TraceFile final : private ForkParticipant {
   void write(std::string_view text);
   bool fits(std::size_t more) const noexcept;
   void fail(const std::string& what) noexcept;
-  std::string name_event() const;
 
   void before_fork() noexcept override;
   void collect(std::vector<Mapping>&) override {}
   void after_fork_parent() noexcept override;
   void after_fork_child() noexcept override;
 
-  std::string folder_;  // constant after start()
   std::shared_ptr<void> fork_registration_;
 
   std::mutex mutex_;  // guards what follows
@@ -129,6 +139,7 @@ class TraceFile final : private ForkParticipant {
   bool flusher_runs_ = false;
 
   std::mutex file_mutex_;  // guards what follows
+  std::string folder_;
   std::string process_ = program_invocation_short_name;
   std::string text_;
   OwnDescriptor file_;
@@ -148,6 +159,8 @@ struct AtThreadsEnd {
 
 ThreadBuffer* TraceFile::add_buffer() {
   auto* buffer = new ThreadBuffer;
+  if (buffer->tid != ::getpid())
+    (void)::pthread_getname_np(::pthread_self(), buffer->name, sizeof buffer->name);
   std::scoped_lock lock(mutex_);
   buffers_.push_back(buffer);
   if (!std::exchange(flusher_runs_, true)) start_flusher();
@@ -190,6 +203,8 @@ void TraceFile::write_out(ThreadBuffer& buffer) noexcept {
   if (buffer.count == 0) return;
   std::scoped_lock lock(file_mutex_);
   text_.clear();
+  if (!std::exchange(buffer.is_named, true))
+    text_ += name_event("thread_name", buffer.tid, buffer.name);
   for (std::size_t i = 0; i < buffer.count; ++i) append(text_, buffer.events[i], buffer.tid);
   buffer.count = 0;
   if (file_.get() < 0 && !failed_) open();
@@ -203,7 +218,7 @@ void TraceFile::open() {
   UniqueFd fd(::mkostemps(path.data(), 5, O_APPEND | O_CLOEXEC));
   if (!fd) return fail("making a file in '" + folder_ + "': " + std::strerror(errno));
   file_ = OwnDescriptor(std::move(fd));
-  write("[\n" + name_event());
+  write("[\n" + name_event("process_name", ::getpid(), process_));
 }
 
 void TraceFile::write(std::string_view text) {
@@ -234,16 +249,10 @@ void TraceFile::fail(const std::string& what) noexcept {
   std::fprintf(stderr, "tensorferry: the trace of process %d ends: %s\n", ::getpid(), what.c_str());
 }
 
-std::string TraceFile::name_event() const {
-  const std::string pid = std::to_string(::getpid());
-  return R"({"name":"process_name","ph":"M","pid":)" + pid + R"(,"tid":)" + pid +
-         R"(,"args":{"name":)" + json_string(process_) + "}},\n";
-}
-
 void TraceFile::name(std::string_view process) {
   std::scoped_lock lock(file_mutex_);
   process_ = process;
-  if (file_.get() >= 0) write(name_event());
+  if (file_.get() >= 0) write(name_event("process_name", ::getpid(), process_));
 }
 
 void TraceFile::before_fork() noexcept {
@@ -281,6 +290,8 @@ void start_trace_file(std::string folder) {
   auto absolute = std::filesystem::absolute(folder, error);
   TraceFile::of_process().start(error ? std::move(folder) : absolute.string());
 }
+
+void flush_trace_file() noexcept { TraceFile::of_process().flush(); }
 
 void name_in_trace_file(std::string_view process) { TraceFile::of_process().name(process); }
 

@@ -25,10 +25,11 @@ struct TraceEvent {
   const char* host_wait = nullptr;  // a mark of one, by its reason, and no span
 };
 
-// Once, before anything is recorded. The folder is made if its parent is there; the file when there
+// Once per process. The folder is made if its parent is there; the file when there
 // is something to write. A failure is said once on stderr and ends recording.
 void start_trace_file(std::string folder);
 void name_in_trace_file(std::string_view process);
+void flush_trace_file() noexcept;
 // Any thread.
 void record_in_trace_file(const TraceEvent& event) noexcept;
 

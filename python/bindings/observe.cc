@@ -39,6 +39,12 @@ void bind_observe(py::module_& module) {
   module.attr("knows_nvtx") = trace_knows_nvtx();
   module.def("read_counters", &read_counters, py::arg("pid"),
              "The counters of a process: name, labels and value of each.");
+  module.def(
+      "trace_to_files", [](std::string folder) { value_of(trace_to_files(std::move(folder))); },
+      py::arg("folder"),
+      "Writes spans to files there, as TENSORFERRY_TRACE does. Once per process.");
+  module.def("end_trace", &end_trace, py::call_guard<py::gil_scoped_release>(),
+             "Writes what was recorded, and records no more.");
 }
 
 }  // namespace tensorferry::python

@@ -12,6 +12,7 @@ import pytest
 from emulated import LIBRARIES
 from fake_cuda import environment
 from nvtx_tool import Event, build_recorder, recorded
+from test_traces import assert_drawable, flows
 
 from tensorferry.trace import merge
 
@@ -91,5 +92,7 @@ def test_a_trace_has_them_too_with_their_bytes(tmp_path: Path) -> None:
     assert sorted(waits) == [("i", "sync", "bare_capsule"), ("i", "sync", "host_array")]
     polled = [event for event in events if event["name"] == "poll_done"]
     assert [event["ph"] for event in polled] == ["b", "e"]
-    (execute,) = [event for event in events if event["name"] == "execute"]
-    assert {event["args"]["number"] for event in polled} == {execute["args"]["number"]}
+    assert_drawable(events)
+    (flow,) = flows(events)
+    assert [event["pid"] == pid for event in flow] == [True, True, False, False, False, True]
+    assert {event["args"]["number"] for event in polled} == {flow[0]["id"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -14,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["demo", "test", "bench", "lint", "fuzz", "fake-cuda", "gpu-test", "doctor", "clean"]
+VERBS = ["demo", "test", "bench", "lint", "fuzz", "fake-cuda", "gpu-test", "nsys", "doctor", "clean"]
 
 
 @pytest.fixture
@@ -63,6 +64,23 @@ def test_gpu_test_without_a_gpu_says_so_and_installs_nothing() -> None:
     assert told.returncode == 3
     assert "there is no GPU to test on" in told.stderr
     assert told.stdout == ""
+
+
+@pytest.mark.parametrize(("no_gpu", "emulated"), [("no driver", True), (None, False)])
+def test_demo_runs_on_the_emulated_gpu_where_there_is_no_other(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, no_gpu: str | None, emulated: bool
+) -> None:
+    built, ran = [], []
+    monkeypatch.setattr(dev.gpu_test, "why_no_device", lambda: no_gpu)
+    monkeypatch.setattr(dev, "set_up", lambda options, packages, groups: None)
+    monkeypatch.setattr(dev, "install_project", lambda: 0)
+    monkeypatch.setattr(dev, "build", lambda preset, *targets: built.append((preset, *targets)) or True)
+    monkeypatch.setattr(dev, "run", lambda command, env: ran.append((command, env)) or 0)
+    assert dev.verb_demo(argparse.Namespace(no_apt=True, rest=["--json"])) == 0
+    assert built == ([("dev", "tensorferry_fake_cuda")] if emulated else [])
+    ((command, env),) = ran
+    assert command[-2:] == ["demo", "--json"]
+    assert ("FAKECUDA" in env) == emulated
 
 
 def test_an_unknown_verb_is_a_usage_error() -> None:

@@ -156,7 +156,13 @@ def test_check_with_load_tells_memory_per_stub_and_in_all() -> None:
     found = json.loads(done.stdout)
     assert found["load_error"] is None
     stubs = [stub for model in found["memory"] for stub in model["stubs"]]
-    assert {stub["instance"] for stub in stubs} == {"add_sub_0_0", "tokenize_0_0", "classify_0_0", "classify_0_1"}
+    assert {stub["instance"] for stub in stubs} == {
+        "add_sub_0_0",
+        "tokenize_0_0",
+        "classify_0_0",
+        "classify_0_1",
+        "on_gpu_0_0",
+    }
     assert all(stub["pss_bytes"] > 1 << 20 for stub in stubs)
     in_the_server = sum(model["arena_peak_bytes"] for model in found["memory"])
     in_stubs = sum(stub["pss_bytes"] + stub["arena_peak_bytes"] for stub in stubs)
@@ -206,10 +212,12 @@ def test_bench_times_sizes() -> None:
 
 
 def test_demo_is_right_everywhere_and_copies_what_it_says() -> None:
-    done = cli("demo", "--json")
+    done = cli("demo", "--json", TENSORFERRY_CUDA="off")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["correct"]
+    assert found["gpu"]["rows"] == []
+    assert found["gpu"]["why_none"]
     assert len(found["rows"]) == 12
     for row in found["rows"]:
         if row["what"].startswith("add_sub") and not row["inline"]:
@@ -219,7 +227,13 @@ def test_demo_is_right_everywhere_and_copies_what_it_says() -> None:
 
 @pytest.fixture(scope="module")
 def shown_demo() -> subprocess.CompletedProcess[str]:
-    return cli("demo", COLUMNS="80")
+    return cli("demo", COLUMNS="80", TENSORFERRY_CUDA="off")
+
+
+def test_demo_without_a_gpu_says_so_in_one_line(shown_demo: subprocess.CompletedProcess[str]) -> None:
+    (line,) = [line for line in shown_demo.stdout.splitlines() if "GPU" in line]
+    assert line.startswith("No GPU here (gpu_off)")
+    assert "EMULATED" not in shown_demo.stdout
 
 
 def test_demo_shows_what_was_copied_in_eighty_columns(shown_demo: subprocess.CompletedProcess[str]) -> None:
@@ -254,7 +268,7 @@ def test_demo_has_a_progress_bar_on_a_terminal_only(shown_demo: subprocess.Compl
     assert "sending requests" not in shown_demo.stdout + shown_demo.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "run", "check", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["demo", "run", "check", "bench", "doctor", "inspect", "join-ranges"])
 def test_every_command_has_json_and_help(name: str) -> None:
     assert "--json" in cli(name, "--help").stdout
 

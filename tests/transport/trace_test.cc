@@ -1,6 +1,7 @@
 // A process that traces is a child of the test's: what it wrote is looked at when it has ended.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -76,7 +77,8 @@ class TraceTest : public testing::Test {
     for (std::string line; std::getline(stream, line);) result.push_back(line);
     return result;
   }
-  // Of the one file that there is, with what every line must be checked.
+  // Of the one file that there is, with what every line must be checked. Without the threads'
+  // names.
   std::vector<std::string> the_lines() const {
     if (files().size() != 1) {
       ADD_FAILURE() << files().size() << " files";
@@ -87,7 +89,8 @@ class TraceTest : public testing::Test {
     all.erase(all.begin());
     EXPECT_THAT(all, Each(StartsWith("{\"name\":\"")));
     EXPECT_THAT(all, Each(EndsWith("},")));
-    EXPECT_THAT(all.at(0), HasSubstr("\"ph\":\"M\""));
+    EXPECT_THAT(all.at(0), HasSubstr("\"process_name\",\"ph\":\"M\""));
+    std::erase_if(all, [](const auto& line) { return line.contains("\"thread_name\""); });
     return all;
   }
   static std::size_t count(const std::vector<std::string>& lines, const std::string& text) {
@@ -130,6 +133,44 @@ TEST_F(TraceTest, SpansAreEventsWithTheirNumberBytesAndProcess) {
   EXPECT_THAT(all[1],
               HasSubstr("\"pid\":" + std::to_string(child) + ",\"tid\":" + std::to_string(child)));
   EXPECT_THAT(all[2], HasSubstr("\"name\":\"wait\""));
+}
+
+TEST_F(TraceTest, EachThreadHasItsNameOnce) {
+  const pid_t child = start([] {
+    for (int i = 0; i < 1000; ++i) Span span(Phase::Wait, 1);
+    std::thread([] {
+      ::pthread_setname_np(::pthread_self(), "ferry-x");
+      for (int i = 0; i < 1000; ++i) Span span(Phase::PollDone, 1);
+    }).join();
+  });
+  EXPECT_EQ(end_of(child), 0);
+  const auto all = lines(files().at(0));
+  EXPECT_EQ(count(all, "\"thread_name\",\"ph\":\"M\""), 2u);
+  const std::string pid = std::to_string(child);
+  EXPECT_EQ(count(all, "\"tid\":" + pid + ",\"args\":{\"name\":\"main\"}"), 1u);
+  EXPECT_EQ(count(all, "\"args\":{\"name\":\"ferry-x\"}"), 1u);
+}
+
+TEST_F(TraceTest, FilesCanBeAskedForLaterOnceAndEndWhenTheyAreToldTo) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    {
+      Span before(Phase::Submit, 1);
+      if (!trace_to_files(folder_)) ::_exit(1);
+      Span within(Phase::Wait, 2);
+    }
+    if (trace_to_files(folder_)) ::_exit(2);
+    end_trace();
+    {
+      Span after(Phase::Answer, 3);
+    }
+    if (trace_to_files(folder_)) ::_exit(3);
+    ::_exit(0);  // nothing is left for the process's end to write
+  }
+  EXPECT_EQ(end_of(child), 0);
+  const auto all = the_lines();
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_THAT(all[1], StartsWith("{\"name\":\"wait\""));
 }
 
 TEST_F(TraceTest, WhatBeginsOnOneThreadAndEndsOnAnotherIsAPairOnce) {
@@ -206,7 +247,7 @@ TEST_F(TraceTest, AForkedChildHasAFileOfItsOwnAndWritesNothingOfItsParents) {
   std::vector<std::string> all;
   for (const auto& file : files()) {
     const auto some = lines(file);
-    EXPECT_EQ(count(some, "\"ph\":\"M\""), 1u);
+    EXPECT_EQ(count(some, "\"process_name\",\"ph\":\"M\""), 1u);
     EXPECT_NE(count(some, "\"number\":2,"), count(some, "\"number\":3,"));
     all.insert(all.end(), some.begin(), some.end());
   }

@@ -16,6 +16,7 @@ from .check import check
 from .demo import demo
 from .doctor import doctor
 from .inspect import inspect
+from .join_ranges import join_ranges
 from .run import run
 from .trace import trace
 
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, run, check, bench, doctor, inspect, trace):
+for command in (demo, run, check, bench, doctor, inspect, trace, join_ranges):
     cli.add_command(command)
 
 

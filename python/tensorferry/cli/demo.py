@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .. import Model, Server, _server
+from . import _demo_gpu
 from ._render import FAILED, console, duration, emit_json, errors, size
 
 _MODELS = Path(__file__).absolute().parent.parent / "demo_models"
@@ -127,33 +128,56 @@ def _show(rows: list[_Row], processes: int, started: float) -> None:
         "shared memory and crosses without a copy; an ordinary one is copied once. What\n"
         "NumPy makes inside the model is born there too."
     )
+
+
+def _show_verdict(rows: list[_Row]) -> None:
     wrong = [row["what"] for row in rows if not row["correct"]]
     console.print(f"[red]WRONG answers: {', '.join(wrong)}[/red]" if wrong else "[green]Every answer was right.[/green]")
+
+
+def _on_the_cpu(advance: Callable[[str], None]) -> tuple[float, int, list[_Row]]:
+    """How long starting took, how many processes that were, and the rows."""
+    begin = time.perf_counter()
+    with Server(_MODELS, models=["add_sub", "tokenize", "classify"]) as server:
+        started = time.perf_counter() - begin
+        advance("sending requests")
+        rows: list[_Row] = []
+        for row in (_tokenize, _classify):
+            rows.append(row(server))
+            advance("sending requests")
+        for count in (one // 4 for one in _SIZES):
+            for born_here in (False, True):
+                rows.append(_add_sub(server, count, born_here))
+                advance("sending requests")
+        processes = sum(len(model["instances"]) for model in server.statistics().values())
+    return started, processes, rows
+
+
+def _on_the_gpu(advance: Callable[[str], None]) -> dict[str, Any]:
+    if why := _demo_gpu.why_no_gpu():
+        return {"why_none": why, "rows": []}
+    with Server(_MODELS, models=["on_gpu"]) as server:
+        return _demo_gpu.measure(server, lambda: advance("sending device tensors"))
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Rows as JSON instead of a table.")
 def demo(as_json: bool) -> None:
-    """Serve three models, send real requests, show what was copied and how long it took."""
-    rows: list[_Row] = []
+    """Serve models, send real requests, show what was copied and how long it took; on a GPU too if there is one."""
     with Progress(console=errors, transient=True) as progress:
-        task = progress.add_task("starting three models", total=3 + 2 * len(_SIZES))
-        begin = time.perf_counter()
-        with Server(_MODELS) as server:
-            started = time.perf_counter() - begin
-            progress.update(task, advance=1, description="sending requests")
-            for row in (_tokenize, _classify):
-                rows.append(row(server))
-                progress.advance(task)
-            for count in (one // 4 for one in _SIZES):
-                for born_here in (False, True):
-                    rows.append(_add_sub(server, count, born_here))
-                    progress.advance(task)
-            processes = [one for model in server.statistics().values() for one in model["instances"]]
-    correct = all(row["correct"] for row in rows)
+        task = progress.add_task("starting three models", total=3 + 2 * len(_SIZES) + _demo_gpu.CASES)
+        started, processes, rows = _on_the_cpu(lambda does: progress.update(task, advance=1, description=does))
+        gpu = _on_the_gpu(lambda does: progress.update(task, advance=1, description=does))
+    correct = all(row["correct"] for row in [*rows, *gpu["rows"]])
     if as_json:
-        emit_json({"ready_s": started, "rows": rows, "correct": correct})
+        emit_json({"ready_s": started, "rows": rows, "gpu": gpu, "correct": correct})
     else:
-        _show(rows, len(processes), started)
+        _show(rows, processes, started)
+        if gpu["rows"]:
+            _demo_gpu.show(gpu)
+        else:
+            reason = gpu["why_none"].partition(":")[0]
+            console.print(f"No GPU here ({reason}), so no device tensors: tensorferry doctor says more.", markup=False)
+        _show_verdict([*rows, *gpu["rows"]])
     if not correct:
         raise click.exceptions.Exit(FAILED)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from .. import Model, Server
+from .. import Model, Response, Server
+from ..trace import record
 from ._render import IMPATIENT, console, duration, emit_json, plain_list, waiting
 
 _NUMPY = {"TYPE_FP16": "float16", "TYPE_FP32": "float32", "TYPE_FP64": "float64"}
@@ -81,9 +83,28 @@ def _takes(entries: dict[str, _Entry], batched: bool) -> str:
 @click.argument("model")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE.npy|random", help="An input; may be repeated.")
 @click.option("--timeout", type=float, help="Seconds that the answer may take.")
+@click.option(
+    "--trace", type=click.File("w", lazy=False), metavar="FILE", help="Write what took how long where, for ui.perfetto.dev."
+)
 @click.option("--json", "as_json", is_flag=True, help="Outputs as JSON.")
-def run(repository: str, model: str, inputs: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
+def run(
+    repository: str, model: str, inputs: tuple[str, ...], timeout: float | None, trace: TextIO | None, as_json: bool
+) -> None:
     """Load MODEL of REPOSITORY, send it one request, print the outputs."""
+    with record(trace) if trace else nullcontext():
+        response, took = _ask(repository, model, inputs, timeout)
+    if as_json:
+        emit_json({name: plain_list(tensor.numpy()) for name, tensor in response.items()})
+        return
+    table = Table("output", "dtype", "shape", "values", title=f"{model}: answered in {duration(took)}")
+    for name, tensor in response.items():
+        values = np.array2string(tensor.numpy(), threshold=8, edgeitems=3)
+        table.add_row(name, tensor.dtype, str(list(tensor.shape)), values)
+    console.print(table)
+
+
+def _ask(repository: str, model: str, inputs: tuple[str, ...], timeout: float | None) -> tuple[Response, float]:
+    """The answer, which outlives the server, and how long it took."""
     with waiting(f"loading {model}"):
         server = Server(repository, models=[model], **IMPATIENT)
     with server:
@@ -92,12 +113,4 @@ def run(repository: str, model: str, inputs: tuple[str, ...], timeout: float | N
         begin = time.perf_counter()
         with waiting(f"{model} executes"):
             response = loaded.infer(tensors, timeout=timeout)
-        took = time.perf_counter() - begin
-        if as_json:
-            emit_json({name: plain_list(tensor.numpy()) for name, tensor in response.items()})
-            return
-        table = Table("output", "dtype", "shape", "values", title=f"{model}: answered in {duration(took)}")
-        for name, tensor in response.items():
-            values = np.array2string(tensor.numpy(), threshold=8, edgeitems=3)
-            table.add_row(name, tensor.dtype, str(list(tensor.shape)), values)
-        console.print(table)
+        return response, time.perf_counter() - begin

@@ -1,16 +1,19 @@
 // Spans: how long each step of a crossing took, on both sides, under the same number. They go to
 // whoever looks: to NVTX, when a tool such as nsys is attached (domain "tensorferry", payload: the
 // number; TENSORFERRY_NVTX=0 keeps them away), and to files for Chrome's and Perfetto's viewer when
-// TENSORFERRY_TRACE names a folder (trace_file.h). Both are decided when the library is loaded.
-// When nobody looks a span is one relaxed load: no allocation, no system call, no clock.
+// TENSORFERRY_TRACE names a folder (trace_file.h). Both are decided when the library is loaded, and
+// files can be asked for later too. When nobody looks a span is one relaxed load: no allocation, no
+// system call, no clock.
 //
 // The number is a request's, which the server gives (Execution::number()), or a batch's, which is
 // that of its first request. So one request alone has one number everywhere. What is done on a
 // device goes by the number of the span that it is in; 0: in none.
 #pragma once
 
+#include <tensorferry/transport/error.h>
 #include <array>
 #include <atomic>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -18,9 +21,10 @@
 
 namespace tensorferry {
 
-// The steps, in their order. On the server's side Queue and Wait are per request, all else is per
-// batch.
+// The steps, in their order. On the server's side Submit, Queue and Wait are per request, all else
+// is per batch.
 enum class Phase : std::uint8_t {
+  Submit,   // server: a caller's request is queued, and sent where a stub waits for it
   Queue,    // server: submitted, and not yet taken for a batch
   Send,     // server: the batch's message is put together and written
   Wait,     // server: a caller waits for its answer (and may read it for others)
@@ -37,9 +41,9 @@ enum class Phase : std::uint8_t {
   WaitDevice,  // a thread waits for what is on a stream
   PollDone,    // server: the poller looks for the end of what a batch left on streams
 };
-inline constexpr std::array<const char*, 14> kPhaseNames{
-    "queue",   "send",   "wait", "receive", "execute", "collect",     "settle",
-    "respond", "answer", "d2d",  "d2h",     "h2d",     "wait_device", "poll_done"};
+inline constexpr std::array<const char*, 15> kPhaseNames{
+    "submit",  "queue",  "send", "wait", "receive", "execute",     "collect",  "settle",
+    "respond", "answer", "d2d",  "d2h",  "h2d",     "wait_device", "poll_done"};
 
 // As a number: that of the innermost span that the thread is in.
 inline constexpr std::uint64_t kOfEnclosingSpan = UINT64_MAX;
@@ -56,6 +60,12 @@ inline TraceSinks trace_sinks() noexcept {
 
 // Whether this build can speak to NVTX tools.
 bool trace_knows_nvtx() noexcept;
+// Writes spans to files in `folder` from now on, as TENSORFERRY_TRACE does from the start. Those
+// that are open just now are left out. Once per process; error: AlreadyExists where it has written
+// some.
+Result<void> trace_to_files(std::string folder);
+// No more of them; what has been recorded is in the file.
+void end_trace() noexcept;
 // What viewers call this process, e.g. the model instance. Otherwise the program's name.
 void name_traced_process(std::string_view name);
 
