@@ -91,7 +91,7 @@ class OutputPlan {
   bool may_move(const Output& output) const;
   void move_or_copy(Output& output);
   Result<void> copy_out(Output& output);
-  Result<void> copy_on_device(Output& output);
+  Result<void> copy_on_device(Output& output, std::shared_ptr<void> kept = {});
   Result<void> find_address(DeviceOutput& output);
   void work_is_the_messages(Output& output);
   Arena& arena_of(const Output& output);

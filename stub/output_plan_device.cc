@@ -34,12 +34,14 @@ Result<std::size_t> OutputPlan::add(DeviceOutput device) {
   const bool free = !device.range.gather && (moves || !overlaps_a_candidate(data, bytes));
   const std::size_t place = next_place();
   Output& output = outputs_[place];
+  std::shared_ptr<void> kept = std::move(device.kept);  // only for a copy: who names memory lets go
   output.device = std::move(device);
   output.data = data;
   output.bytes = bytes;
   if (bytes == 0) return place;
   if (moves ? name_input(output, *output.device->input) : free && name(output)) return place;
-  if (auto copied = copy_on_device(output); !copied) return std::unexpected(copied.error());
+  if (auto copied = copy_on_device(output, std::move(kept)); !copied)
+    return std::unexpected(copied.error());
   return place;
 }
 
@@ -56,8 +58,8 @@ Result<void> OutputPlan::find_address(DeviceOutput& output) {
   return {};
 }
 
-// Puts a copy of what is held on the stream that made it.
-Result<void> OutputPlan::copy_on_device(Output& output) {
+// Puts a copy of what is held on the stream that made it. `kept` lives until it is done.
+Result<void> OutputPlan::copy_on_device(Output& output, std::shared_ptr<void> kept) {
   DeviceOutput& device = *output.device;
   if (!device.range.data) {
     if (auto found = find_address(device); !found) return found;
@@ -71,7 +73,7 @@ Result<void> OutputPlan::copy_on_device(Output& output) {
     return std::unexpected(stream.error());
   }
   if (output.owner) output.owner->remember(*stream);
-  work_.add(lane, *stream, device.kept);
+  work_.add(lane, *stream, std::move(kept));
   lend(output, *block, block->data);
   return {};
 }

@@ -380,6 +380,8 @@ def verb_test(options: argparse.Namespace) -> int:
         stubs(report)
     if options.all:
         with report.part("more"):
+            seeds = [venv_python(), ROOT / "tools" / "seeds.py", "--seeds", "1000"]
+            report.check("1,000 seeds of the random scheduler", run(seeds, timeout=7200) == 0)
             mutations = [venv_python(), ROOT / "tools" / "mutations.py"]
             report.check("every mutation is noticed", run(mutations, timeout=7200) == 0)
             report.check("build ubsan", build("ubsan"))

@@ -1,6 +1,6 @@
 """Shows that the tests of the GPU path notice the bugs that such code is prone to: plants each, and runs what is to fail.
 
-    .venv/bin/python tools/mutations.py [NAME...]      # what `./dev test --all` does
+    .venv/bin/python tools/mutations.py [--markdown FILE] [NAME...]      # what `./dev test --all` does
 
 tests/mutations/README.md says what a mutation is. All happens in a copy of the sources below build/.
 """
@@ -214,26 +214,43 @@ def try_mutation(mutation: Mutation) -> list[tuple[Test, Outcome]]:
         restore(mutation.patch)
 
 
-def report(mutation: Mutation) -> bool:
-    """Prints the mutation's line of the table, more where it survives; True where all its tests notice it."""
+def report(mutation: Mutation) -> list[tuple[Test, Outcome]]:
+    """Prints the mutation's line of the table, more where it survives. No outcomes where there are none to be had."""
     start = time.monotonic()
     try:
         outcomes = try_mutation(mutation)
     except Broken as broken:
-        print(f"{mutation.name:32} BROKEN    {broken}", flush=True)
-        return False
+        print(f"{mutation.name:36} BROKEN    {broken}", flush=True)
+        return []
     seconds = time.monotonic() - start
     for test, outcome in outcomes:
         verdict = "noticed" if outcome.noticed else "SURVIVES"
-        print(f"{mutation.name:32} {verdict:9} {seconds:4.0f} s  {outcome.how:10} {test}", flush=True)
-    survives = not all(outcome.noticed for _, outcome in outcomes)
-    if survives:
+        print(f"{mutation.name:36} {verdict:9} {seconds:4.0f} s  {outcome.how:10} {test}", flush=True)
+    if not is_noticed(outcomes):
         print(f"  a test is missing that fails where {mutation.title[0].lower()}{mutation.title[1:]}", flush=True)
-    return not survives
+    return outcomes
+
+
+def is_noticed(outcomes: Sequence[tuple[Test, Outcome]]) -> bool:
+    return bool(outcomes) and all(outcome.noticed for _, outcome in outcomes)
+
+
+def markdown(results: dict[Mutation, list[tuple[Test, Outcome]]]) -> str:
+    """What tests/mutations/RESULTS.md says."""
+    rows = ["| mutation | what is wrong then | noticed by | as |", "|---|---|---|---|"]
+    for mutation, outcomes in results.items():
+        for test, outcome in outcomes:
+            name = f"`{str(test).removeprefix('tests/')}`".replace("|", "\\|")
+            how = outcome.how if outcome.noticed else f"**not noticed: {outcome.how}**"
+            rows.append(f"| {mutation.name} | {mutation.title} | {name} | {how} |")
+    noticed = sum(map(is_noticed, results.values()))
+    title = f"{noticed} of {len(results)} mutations are noticed. Written by `tools/mutations.py --markdown FILE`."
+    return "\n".join(["# What notices each mutation", "", title, "", *rows, ""])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/mutations.py")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table goes there too")
     parser.add_argument("names", nargs="*", metavar="NAME", help="mutations; all without one")
     options = parser.parse_args()
     os.environ.setdefault("CCACHE_BASEDIR", str(ROOT))
@@ -251,7 +268,10 @@ def main() -> int:
     if failing:
         print("\n".join(failing), file=sys.stderr)
         return 1
-    missed = [mutation.name for mutation in chosen if not report(mutation)]
+    results = {mutation: report(mutation) for mutation in chosen}
+    if options.markdown:
+        options.markdown.write_text(markdown(results))
+    missed = [mutation.name for mutation, outcomes in results.items() if not is_noticed(outcomes)]
     print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations are noticed", *missed, sep="\n  not: ")
     return 1 if missed else 0
 

@@ -21,6 +21,7 @@ enum class PeerVerb : std::uint32_t {
   AddEvent,     // one handle: kept for OpenEvents
   OpenEvents,   // → how many
   Fill,         // offset, bytes, seed, slot: waits for ready, writes the pattern, records done
+  Copy,         // from, to, bytes, slot: the same with a copy within the chunk
   Checksum,     // offset, bytes, slot (or kNoSlot): waits for ready, reads → checksum
   AnswerProbe,  // offset, slot (or kNoSlot), seed → seen
   OpenAgain,    // as OpenChunk, while the first is open; both are closed one after the other

@@ -58,6 +58,17 @@ Result<void> fill(State& state, const PeerFrame& order) {
   return {};
 }
 
+Result<void> copy_within(State& state, const PeerFrame& order) {
+  auto guard = ContextGuard::enter(*state.context);
+  const auto slot = state.slot(order.numbers[3]).value();
+  if (auto waits = wait_event(state.stream->get(), slot.ready); !waits) return waits;
+  if (auto put = copy_async(state.at(order.numbers[1]), state.at(order.numbers[0]),
+                            order.numbers[2], state.stream->get(), CopyKind::DeviceToDevice);
+      !put)
+    return put;
+  return record(slot.done, state.stream->get());
+}
+
 Result<std::uint64_t> read_checksum(State& state, const PeerFrame& order) {
   auto guard = ContextGuard::enter(*state.context);
   if (const auto slot = state.slot(order.numbers[2])) {
@@ -103,6 +114,8 @@ Result<std::uint64_t> obey(State& state, const PeerFrame& order, UniqueFd fd) {
     }
     case PeerVerb::Fill:
       return number(fill(state, order));
+    case PeerVerb::Copy:
+      return number(copy_within(state, order));
     case PeerVerb::Checksum:
       return read_checksum(state, order);
     case PeerVerb::AnswerProbe:

@@ -62,6 +62,22 @@ def test_a_second_stream_of_the_model_comes_after_the_first(tmp_path: Path) -> N
         np.testing.assert_array_equal(answer[4:], ramp()[4:])
 
 
+def test_memory_that_the_model_throws_away_is_used_again_after_its_stream(tmp_path: Path) -> None:
+    body = """
+    self.gpu.fill(self.gpu.view(pb_utils.empty((3000,), "float32", device="cuda:0")), 5, 3000)
+    self.kept.append(self.gpu.stream)
+    self.gpu.stream = self.gpu.device.create_stream()
+    out = pb_utils.empty((3000,), "float32", device="cuda:0")
+    self.gpu.fill(self.gpu.view(out), 6, 3000)
+    return Response([Tensor.from_dlpack("OUT", out)])
+    """
+    caller = Caller()
+    with served(tmp_path, body) as model:
+        for number in range(4):
+            answer = model.infer({"IN": caller.given(model, ramp(number))})["OUT"]
+            np.testing.assert_array_equal(answer.numpy(), 6)
+
+
 def test_what_an_output_was_copied_from_lives_until_the_copy_is_done(tmp_path: Path) -> None:
     body = """
     class Pooled:

@@ -336,11 +336,23 @@ std::vector<SeenRelease> GpuStubTest::releases(std::size_t count) {
   return std::exchange(released_, {});
 }
 
-std::vector<std::byte> GpuStubTest::read(const SeenAnswer& answer, const SeenOutput& output) {
-  for (const auto& event : answer.ready) {
+void GpuStubTest::see(std::span<const protocol::EventSlot> events) {
+  for (const auto& event : events) {
     EXPECT_TRUE(cuda::wait_on_host(from_stub_->at(event.slot), cuda::WaitReason::Probe,
                                    Clock::now() + kPatience));
   }
+}
+
+void GpuStubTest::overwrite(const protocol::MemoryRef& memory, const SeenRelease& release) {
+  see(release.after);
+  const std::vector<std::byte> bytes(memory.bytes, std::byte{0xee});
+  auto guard = cuda::ContextGuard::enter(*context_);
+  EXPECT_TRUE(cuda::copy_async(at(memory), cuda::device_ptr(bytes.data()), bytes.size(),
+                               stream_->get(), CopyKind::HostToDevice));
+}
+
+std::vector<std::byte> GpuStubTest::read(const SeenAnswer& answer, const SeenOutput& output) {
+  see(answer.ready);
   std::vector<std::byte> bytes(output.memory.bytes);
   auto guard = cuda::ContextGuard::enter(*context_);
   EXPECT_TRUE(cuda::copy_async(cuda::device_ptr(bytes.data()), at(output.memory), bytes.size(),

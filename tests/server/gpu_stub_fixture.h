@@ -68,6 +68,8 @@ class GpuStubTest : public testing::Test {
   void give_back(const SeenAnswer& answer);
   // Waits for leases that the stub gives back outside of answers.
   std::vector<SeenRelease> releases(std::size_t count);
+  // Writes over memory that the stub had, as soon as what it names with it is complete.
+  void overwrite(const protocol::MemoryRef& memory, const SeenRelease& release);
   std::string said() const;  // by the stub on stderr
 
   std::uint64_t last_lease_ = 0;
@@ -77,6 +79,7 @@ class GpuStubTest : public testing::Test {
   void start();
   void offer(std::size_t events);
   void serve();
+  void see(std::span<const protocol::EventSlot> events);
   void on_control(ControlMessage message);
   Result<void> on_message(const Received& received);
   std::shared_ptr<cuda::Chunk> make_chunk(std::size_t bytes, protocol::SegmentRole role,
