@@ -6,7 +6,9 @@
 #include <set>
 
 #include "config_schema.h"
+#include "input_placement.h"
 #include "json_format.h"
+#include "knobs.h"
 
 namespace tensorferry::server {
 namespace {
@@ -17,9 +19,6 @@ using Severity = Diagnostic::Severity;
 
 constexpr std::int64_t kMaxInstances = 1024;  // processes of one model
 constexpr std::string_view kOurs = "TENSORFERRY_";
-constexpr std::string_view kOurParameters[] = {
-    "TENSORFERRY_PYTHON", "TENSORFERRY_EXECUTE_TIMEOUT_S", "TENSORFERRY_SLOW_EXECUTE_S",
-    "TENSORFERRY_GPU_POOL_BYTE_SIZE", "TENSORFERRY_STRICT"};
 
 // What holds for a use: its own decision, else the nearest parent's.
 const Field& decider(const FieldUse& use) {
@@ -225,37 +224,26 @@ class Interpreter {
     for (const auto& [key, value] : full_["parameters"].items()) {
       std::string text = value["string_value"];
       const std::string path = "parameters[\"" + key + "\"]";
-      if (key == "FORCE_CPU_ONLY_INPUT_TENSORS" && text != "yes" && text != "no") {
-        error(path, "Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: " + text +
-                        "': it must be \"yes\" or \"no\"");
+      const Knob* knob = find_parameter(key);
+      if (knob && knob->check) {
+        const std::string wrong = knob->check(text);
+        if (!wrong.empty()) error(path, wrong_value(key, text) + wrong);
       }
-      if (key.ends_with("_TIMEOUT_S") || key.ends_with("_EXECUTE_S")) seconds(path, key, text);
-      if (key == "TENSORFERRY_GPU_POOL_BYTE_SIZE") byte_size(path, key, text);
-      if (key.starts_with(kOurs) &&
-          std::ranges::find(kOurParameters, key) == std::end(kOurParameters)) {
-        warning(path, "parameter " + key + " is unknown and has no effect");
-      }
+      if (!knob && key.starts_with(kOurs)) unknown_parameter(path, key);
       result_.config.parameters[key] = std::move(text);
     }
   }
 
-  void seconds(const std::string& path, const std::string& key, const std::string& text) {
-    if (!key.starts_with(kOurs)) return;
-    constexpr double kMostSeconds = 1e9;
-    double value = -1;
-    auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (code != std::errc() || end != text.data() + text.size() ||
-        !(value >= 0 && value <= kMostSeconds)) {
-      error(path, "parameter " + key + " is '" + text +
-                      "': it must be a number of seconds, 0 for no limit");
-    }
+  static std::string wrong_value(const std::string& key, const std::string& text) {
+    if (key == InputPlacement::kForceCpu)  // Triton's words, its quote too
+      return "Incorrect value for " + key + ": " + text + "': ";
+    return "parameter " + key + " is '" + text + "': ";
   }
 
-  void byte_size(const std::string& path, const std::string& key, const std::string& text) {
-    std::size_t value = 0;
-    auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (code != std::errc() || end != text.data() + text.size() || value == 0)
-      error(path, "parameter " + key + " is '" + text + "': it must be a number of bytes");
+  void unknown_parameter(const std::string& path, const std::string& key) {
+    const Knob* meant = nearest_parameter(key);
+    warning(path, "parameter " + key + " is unknown and has no effect" +
+                      (meant ? "; did you mean " + std::string(meant->name) + "?" : ""));
   }
 
   void version_policy() {

@@ -37,13 +37,15 @@ ModelConfig Model::config() const { return slot_->state()->config(); }
 bool Model::ready() const noexcept { return slot_->state()->ready(); }
 ModelStatistics Model::statistics() const { return slot_->state()->statistics(); }
 
-Result<Buffer> Model::allocate(std::size_t bytes) { return slot_->state()->allocate(bytes); }
+Result<Buffer> Model::allocate(std::size_t bytes) {
+  return slot_->state()->inputs().allocate(bytes);
+}
 
 Result<Buffer> Model::allocate(std::size_t bytes, const Device& device) {
-  return slot_->state()->allocate(bytes, device);
+  return slot_->state()->inputs().allocate(bytes, device);
 }
 Result<Buffer> Model::copy_in(const Buffer& on_device) {
-  return slot_->state()->copy_in(on_device);
+  return slot_->state()->inputs().copy_in(on_device);
 }
 Result<int> Model::device_of(std::uintptr_t address) const {
   auto info = cuda::classify(address);
@@ -53,11 +55,13 @@ Result<int> Model::device_of(std::uintptr_t address) const {
   return info->ordinal;
 }
 Result<std::uintptr_t> Model::device_stream(int device) {
-  return slot_->state()->device_stream(device);
+  return slot_->state()->inputs().device_stream(device);
 }
-Result<void> Model::finish_copies(int device) { return slot_->state()->finish_copies(device); }
+Result<void> Model::finish_copies(int device) {
+  return slot_->state()->inputs().finish_copies(device);
+}
 Result<Buffer> Model::copy_in(const DeviceSource& source) {
-  return slot_->state()->copy_in(source);
+  return slot_->state()->inputs().copy_in(source);
 }
 
 Result<Buffer> Model::copy_in(std::span<const std::byte> bytes) {

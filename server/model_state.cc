@@ -4,8 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "device_copies.h"
-#include "device_hold.h"
 #include "execution_env.h"
 #include "memory_options.h"
 
@@ -39,11 +37,6 @@ SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_qu
   return options;
 }
 
-bool inputs_go_to_the_cpu(const ModelConfig& config) {
-  auto it = config.parameters.find("FORCE_CPU_ONLY_INPUT_TENSORS");
-  return it == config.parameters.end() || it->second != "no";
-}
-
 // "TENSORFERRY_EXECUTE_TIMEOUT_S" and the like: seconds, with fractions.
 std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std::string& key) {
   auto it = config.parameters.find(key);
@@ -62,7 +55,8 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options, const S
       host_(std::make_shared<HostArena>(segments_, arena_options(options), parts.watch)),
       gpus_(std::make_shared<GpuArenas>(parts.gpus, segments_, gpu_arena_options(source_.config),
                                         parts.watch)),
-      cpu_inputs_(inputs_go_to_the_cpu(source_.config)) {}
+      inputs_(source_.name, host_, gpus_, logger_),
+      placement_(source_.config) {}
 
 Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
                                                      const ServerOptions& options,
@@ -122,7 +116,9 @@ Result<InstanceSpec> ModelState::spec(std::size_t index, const Placement& placem
   auto command = stub_command(source_.config, source_.directory, options_.python, options_.payload);
   if (!command) return std::unexpected(command.error());
   InstanceSpec spec;
-  spec.link = {source_.name, placement.name, index, options_.ring_bytes, arena_options(options_)};
+  spec.link = {source_.name,        placement.name,          index,
+               options_.ring_bytes, arena_options(options_), static_cast<int>(placement.device),
+               placement_.on_gpu()};
   spec.command = std::move(*command);
   spec.model_path = source_.model_file.string();
   spec.args = initialize_args(placement);
@@ -185,6 +181,7 @@ Result<void> ModelState::start() {
 Result<void> ModelState::complete_config(const std::string& completed) {
   auto config = ModelConfig::from_json(completed, source_.name);
   if (!config) return std::unexpected(config.error());
+  if (auto placed = placement_.check(*config); !placed) return placed;
   source_.config = std::move(*config);
   try {
     scheduler_ = std::make_shared<Scheduler>(scheduler_options(source_.config, options_.max_queue),
@@ -226,111 +223,6 @@ bool ModelState::ready() const noexcept {
   return false;
 }
 
-Result<Buffer> ModelState::allocate(std::size_t bytes) {
-  if (auto here = home_.check(source_.name); !here) return std::unexpected(here.error());
-  if (bytes < protocol::kInlineBelowBytes) return Buffer::ordinary(bytes);
-  auto buffer = host_->allocate(bytes);
-  if (!buffer) buffer.error().context.model = source_.name;
-  return buffer;
-}
-
-// A page at least, so that what is handed out is aligned for whatever the framework does with it.
-Result<Buffer> ModelState::allocate(std::size_t bytes, const Device& device) {
-  if (device.kind != DeviceKind::Cuda) return allocate(bytes);
-  if (auto here = home_.check(source_.name); !here) return std::unexpected(here.error());
-  auto arena = gpus_->open(device.id);
-  if (!arena) return std::unexpected(in_model(arena.error()));
-  if (bytes == 0) return Buffer::shared(nullptr, 0, nullptr, device);
-  auto buffer = arena->blocks->allocate(std::max(bytes, protocol::kInlineBelowBytes));
-  if (!buffer) return std::unexpected(in_model(buffer.error()));
-  return DeviceHold::wrap(arena->gpu, *buffer, bytes);
-}
-
-Error ModelState::in_model(Error error) const {
-  error.context.model = source_.name;
-  return error;
-}
-
-Result<std::uintptr_t> ModelState::device_stream(int device) {
-  auto arena = gpus_->open(device);
-  if (!arena) return std::unexpected(in_model(arena.error()));
-  return reinterpret_cast<std::uintptr_t>(arena->gpu->stream());
-}
-
-Result<void> ModelState::finish_copies(int device) {
-  auto arena = gpus_->open(device);
-  if (!arena) return std::unexpected(in_model(arena.error()));
-  return arena->gpu->wait(cuda::WaitReason::NoStream);
-}
-
-Result<Buffer> ModelState::copy_in(const DeviceSource& source) {
-  auto buffer = allocate(source.bytes, {DeviceKind::Cuda, source.device});
-  if (!buffer || source.bytes == 0) return buffer;
-  auto arena = gpus_->open(source.device);
-  if (!arena) return std::unexpected(arena.error());
-  if (auto copied = copy_on_device(*arena->gpu, *buffer, source); !copied)
-    return std::unexpected(in_model(copied.error()));
-  return buffer;
-}
-
-// What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
-Result<void> ModelState::place(Tensor& input) {
-  if (!input.data.is_cpu()) return cpu_inputs_ ? place_on_host(input) : place_on_device(input);
-  if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
-    return {};
-  auto copy = allocate(input.data.size());
-  if (!copy) return std::unexpected(copy.error());
-  copy_payload(copy->bytes().data(), input.data.bytes().data(), input.data.size());
-  input.data = std::move(*copy);
-  return {};
-}
-
-Result<void> ModelState::place_on_device(Tensor& input) {
-  auto arena = gpus_->open(input.data.device().id);
-  if (!arena) return std::unexpected(in_model(arena.error()));
-  if (input.data.size() == 0) return {};
-  if (HostBlock::of(input.data, *arena->blocks)) {
-    auto followed = DeviceHold::follow_users_of(input.data);
-    return followed ? followed : std::unexpected(in_model(followed.error()));
-  }
-  auto copy = copy_in(input.data);
-  if (!copy) return std::unexpected(copy.error());
-  input.data = std::move(*copy);
-  return {};
-}
-
-// Complete, since answers are; after what its holders have put on streams since.
-Result<Buffer> ModelState::copy_in(const Buffer& on_device) {
-  if (auto followed = DeviceHold::follow_users_of(on_device); !followed)
-    return std::unexpected(in_model(followed.error()));
-  DeviceSource source;
-  source.device = on_device.device().id;
-  source.address = on_device.bytes().data();
-  source.bytes = on_device.size();
-  source.keeper = on_device.holder();
-  return copy_in(source);
-}
-
-// FORCE_CPU_ONLY_INPUT_TENSORS, which is "yes" unless the config says otherwise.
-Result<void> ModelState::place_on_host(Tensor& input) {
-  std::call_once(said_where_inputs_go_, [&] {
-    logger_->info(
-        source_.name,
-        "a caller's device tensor is copied to CPU memory, as in Triton: parameters { key: "
-        "\"FORCE_CPU_ONLY_INPUT_TENSORS\" value: { string_value: \"no\" } } in "
-        "config.pbtxt leaves it on its device");
-  });
-  auto arena = gpus_->open(input.data.device().id);
-  if (!arena) return std::unexpected(in_model(arena.error()));
-  auto copy = allocate(input.data.size());
-  if (!copy) return std::unexpected(copy.error());
-  auto copied = DeviceHold::follow_users_of(input.data);
-  if (copied) copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
-  if (!copied) return std::unexpected(in_model(copied.error()));
-  input.data = std::move(*copy);
-  return {};
-}
-
 std::shared_ptr<CallState> ModelState::take_call() {
   std::scoped_lock lock(pool_mutex_);
   if (pool_.empty()) return std::make_shared<CallState>();
@@ -355,7 +247,8 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
   for (Tensor& input : request.inputs) {
-    if (auto placed = place(input); !placed) return std::unexpected(placed.error());
+    if (auto placed = inputs_.place(input, placement_.of(input.name)); !placed)
+      return std::unexpected(placed.error());
   }
   std::shared_ptr<CallState> call = take_call();
   call->prepare(scheduler_, std::move(request), std::move(on_done), deadline);

@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "host_arena.h"
+#include "input_memory.h"
+#include "input_placement.h"
 #include "model_instance.h"
 #include "scheduler.h"
 
@@ -54,12 +56,7 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   Result<std::shared_ptr<CallState>> submit(Request& request, std::function<void()>& on_done,
                                             const Deadline& deadline);
   void recycle(std::shared_ptr<CallState> call);
-  Result<Buffer> allocate(std::size_t bytes);
-  Result<Buffer> allocate(std::size_t bytes, const Device& device);
-  Result<Buffer> copy_in(const DeviceSource& source);
-  Result<Buffer> copy_in(const Buffer& on_device);
-  Result<std::uintptr_t> device_stream(int device);
-  Result<void> finish_copies(int device);
+  InputMemory& inputs() noexcept { return inputs_; }
 
   const std::string& name() const noexcept { return source_.name; }
   std::int64_t version() const noexcept { return source_.version; }
@@ -100,11 +97,6 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   Result<void> check(const Request& request, std::int64_t& batch) const;
   Result<void> check_sizes(const Request& request) const;
   std::shared_ptr<CallState> take_call();
-  // Moves what lies elsewhere to where this model's stubs find it: by one counted copy.
-  Result<void> place(Tensor& input);
-  Error in_model(Error error) const;
-  Result<void> place_on_device(Tensor& input);
-  Result<void> place_on_host(Tensor& input);
 
   ModelSource source_;
   const ServerOptions options_;
@@ -112,8 +104,8 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   const std::shared_ptr<Logger> logger_;
   const std::shared_ptr<HostArena> host_;
   const std::shared_ptr<GpuArenas> gpus_;
-  const bool cpu_inputs_;
-  std::once_flag said_where_inputs_go_;
+  InputMemory inputs_;
+  const InputPlacement placement_;
   std::shared_ptr<Scheduler> scheduler_;
   std::mutex loading_mutex_;                               // while it loads: guards what follows
   std::vector<std::unique_ptr<ModelInstance>> instances_;  // constant once loaded

@@ -249,6 +249,7 @@ Result<void> StubLink::execute(Batch& batch) {
   if (span) span.set_bytes(input_bytes(batch));
   std::scoped_lock sending(send_mutex_);
   const auto now = Clock::now();
+  placed_.clear();
   const ReadyEvents ready = record_ready(batch);
   if (ready.failure) return std::unexpected(in_context(*ready.failure));
   {
@@ -268,6 +269,7 @@ Result<void> StubLink::execute(Batch& batch) {
     running_.push_back(std::move(running));
     describe(batch, running_.back().slots, ready);
   }
+  placed_.clear();  // lent now
   auto sent = send_batch(number, ready, batch, now + kSendPatience);
   if (sent) return {};
   channel_->keep_releases(given_back_now_);

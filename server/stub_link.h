@@ -36,7 +36,9 @@ struct LinkOptions {
   std::string instance;
   std::size_t index = 0;  // of the instance in its model
   std::size_t ring_capacity = 1 << 20;
-  ArenaOptions arena;  // of the stub
+  ArenaOptions arena;                   // of the stub
+  int gpu = 0;                          // the instance's, our ordinal
+  std::vector<std::string> gpu_inputs;  // those that are copied there when they lie in CPU memory
 };
 
 // The arenas of one model, which every stub of it maps.
@@ -159,6 +161,17 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   StubSegments::Use arena_use(const Device& device) const;
   Result<std::shared_ptr<Segment>> make_stub_segment(const protocol::SegmentRequest& request);
 
+  // ---- inputs that are placed on a GPU (stub_link_placement.cc)
+  struct PlacedInput {
+    const Tensor* input = nullptr;
+    Buffer data;
+  };
+  Result<void> place_on_gpu(const Batch& batch);
+  static Result<Buffer> room_on(const DeviceLane& lane, std::size_t bytes);
+  Result<void> copy_placed(Gpu& gpu);
+  // What is sent of an input.
+  const Buffer& data_of(const Tensor& input) const noexcept;
+
   // ---- GPUs (stub_link_devices.cc)
   // An event that somebody looks at: one of ours, with a holder, or one that the stub recorded.
   struct Awaited {
@@ -195,7 +208,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   Result<std::shared_ptr<DeviceLane>> open_lane(int ordinal);
   void close_lanes(const Error& why);
   ReadyEvents record_ready(const Batch& batch);
-  void lend_device(const Tensor& input, const ReadyEvents& ready, protocol::TensorRecord& record);
+  void lend_device(const Buffer& data, const ReadyEvents& ready, protocol::TensorRecord& record);
   // Under mutex_: a loan that the stub was never told of.
   void take_back_loan(std::uint64_t lease);
   Result<std::vector<Awaited>> take_events(std::span<const protocol::EventSlot> events);
@@ -254,6 +267,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::vector<std::string_view> names_;
   GivenBack given_back_now_;
   std::vector<std::uint64_t> lent_now_;
+  std::vector<PlacedInput> placed_;  // of the batch that is sent
 
   // Used by the one thread that reads: of the message that it is at.
   RangeTable moved_;                       // parts of inputs that outputs name

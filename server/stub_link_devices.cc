@@ -18,9 +18,7 @@ constexpr std::chrono::seconds kOfferPatience{10};
 
 Deadline patience() { return Clock::now() + kOfferPatience; }
 
-bool has_device_memory(const Tensor& tensor) {
-  return !tensor.data.is_cpu() && tensor.data.size() > 0;
-}
+bool is_device_memory(const Buffer& data) { return !data.is_cpu() && data.size() > 0; }
 
 }  // namespace
 
@@ -75,9 +73,17 @@ void StubLink::close_lanes(const Error& why) {
 
 // ------------------------------------------------------------------------------------ what we send
 
-// Under send_mutex_. An event for each device of the batch, after all that was put there for it.
+// Under send_mutex_. An event for each device of the batch, after all that was put there for it:
+// first of all the inputs that the config places there.
 StubLink::ReadyEvents StubLink::record_ready(const Batch& batch) {
   ReadyEvents ready;
+  // The code Unavailable would send the batch to another stub, where it would fare no better.
+  auto fail = [&](Error error) -> ReadyEvents&& {
+    if (error.code == ErrorCode::Unavailable) error.code = ErrorCode::Internal;
+    ready.failure = std::move(error);
+    return std::move(ready);
+  };
+  if (auto placed = place_on_gpu(batch); !placed) return fail(std::move(placed.error()));
   auto add = [&](const Device& device) -> Result<void> {
     auto lane = open_lane(device.id);
     if (!lane) return std::unexpected(lane.error());
@@ -91,38 +97,33 @@ StubLink::ReadyEvents StubLink::record_ready(const Batch& batch) {
   };
   for (const auto& execution : batch) {
     for (const Tensor& input : execution->request().inputs) {
-      if (!has_device_memory(input)) continue;
-      const Device& device = input.data.device();
+      const Buffer& data = data_of(input);
+      if (!is_device_memory(data)) continue;
+      const Device& device = data.device();
       auto same = [&](const protocol::EventSlot& one) { return one.device == device; };
       if (std::ranges::any_of(ready.events, same)) continue;
-      if (auto added = add(device); !added) {
-        ready.failure = std::move(added.error());
-        // That code would send the batch to another stub, where it would fare no better.
-        if (ready.failure->code == ErrorCode::Unavailable)
-          ready.failure->code = ErrorCode::Internal;
-        return ready;
-      }
+      if (auto added = add(device); !added) return fail(std::move(added.error()));
     }
   }
   return ready;
 }
 
 // Under mutex_.
-void StubLink::lend_device(const Tensor& input, const ReadyEvents& ready,
+void StubLink::lend_device(const Buffer& buffer, const ReadyEvents& ready,
                            protocol::TensorRecord& record) {
-  record.device = input.data.device();
-  if (input.data.size() == 0) return;
+  record.device = buffer.device();
+  if (buffer.size() == 0) return;
   const auto& lane = lanes_.at(record.device.id);
   HostArena& arena = lane->arena();
-  const HostBlock* holder = HostBlock::of(input.data, arena);
+  const HostBlock* holder = HostBlock::of(buffer, arena);
   expects(holder != nullptr, "a device tensor lies in its model's arena there when it is sent");
   Block block = arena.arena().lookup(holder->block()).value();
-  const auto* data = input.data.bytes().data();
+  const auto* data = buffer.bytes().data();
   const auto offset = block.offset + static_cast<std::uint64_t>(data - block.data);
   record.memory.kind = protocol::MemoryKind::DeviceChunk;
   record.memory.place = block.segment;
   record.memory.offset = offset;
-  record.memory.lease = lent_.lend({block.id, block.segment, offset, input.data.size(),
+  record.memory.lease = lent_.lend({block.id, block.segment, offset, buffer.size(),
                                     const_cast<std::byte*>(data), &arena.arena()});
   lent_now_.push_back(record.memory.lease);
   DeviceLoan loan{lane, {}};

@@ -103,10 +103,11 @@ protocol::TensorRecord StubLink::lend(const Tensor& input, const ReadyEvents& re
   record.name = input.name;
   record.dtype = input.dtype;
   record.shape = input.shape;
-  std::span<const std::byte> bytes = input.data.bytes();
+  const Buffer& data = data_of(input);
+  std::span<const std::byte> bytes = data.bytes();
   record.memory.bytes = bytes.size();
-  if (!input.data.is_cpu()) {
-    lend_device(input, ready, record);
+  if (!data.is_cpu()) {
+    lend_device(data, ready, record);
     return record;
   }
   if (bytes.size() < protocol::kInlineBelowBytes) {
@@ -114,7 +115,7 @@ protocol::TensorRecord StubLink::lend(const Tensor& input, const ReadyEvents& re
     count_copy(bytes.size(), CopyKind::Inline);
     return record;
   }
-  const HostBlock* holder = HostBlock::of(input.data, *host_);
+  const HostBlock* holder = HostBlock::of(data, *host_);
   expects(holder != nullptr,
           "a tensor of a page or more lies in its model's host arena when it is sent");
   Block block = host_->arena().lookup(holder->block()).value();

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "config_schema.h"
+#include "knobs.h"
 
 namespace tensorferry::server {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::SizeIs;
 
 constexpr std::string_view kWhole = R"(
@@ -185,6 +187,12 @@ TEST(ModelConfig, EachRuleIsChecked) {
        "Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: x'"},
       {"parameters { key: 'TENSORFERRY_SLOW_EXECUTE_S' value { string_value: '1s' } }",
        "must be a number of seconds"},
+      {"parameters { key: 'TENSORFERRY_GPU_POOL_BYTE_SIZE' value { string_value: '0' } }",
+       "it must be a number of bytes"},
+      {"parameters { key: 'TENSORFERRY_STRICT' value { string_value: 'yes' } }",
+       "parameter TENSORFERRY_STRICT is 'yes': it must be \"0\" or \"1\""},
+      {"parameters { key: 'TENSORFERRY_INPUT_PLACEMENT' value { string_value: 'A=tpu' } }",
+       "'A=tpu' names a place that there is not"},
       {"version_policy { specific { } }", "version_policy names no version"},
       {"version_policy { specific { versions: 0 } }", "a version is 1 or more"},
   };
@@ -196,6 +204,9 @@ TEST(ModelConfig, AMisspeltSettingOfOursIsAWarning) {
   ModelConfig read = config("parameters { key: 'TENSORFERRY_PYHTON' value { string_value: 'p' } }");
   ASSERT_THAT(read.warnings, SizeIs(1));
   EXPECT_THAT(read.warnings[0].message, HasSubstr("TENSORFERRY_PYHTON is unknown"));
+  EXPECT_THAT(read.warnings[0].message, HasSubstr("did you mean TENSORFERRY_PYTHON?"));
+  read = config("parameters { key: 'TENSORFERRY_COLOUR' value { string_value: 'p' } }");
+  EXPECT_THAT(read.warnings.at(0).message, Not(HasSubstr("did you mean")));
 }
 
 // Every field that isn't honoured must say why, or the documentation and the messages have a hole.
@@ -209,24 +220,32 @@ void expect_reasons(const schema::Message& message) {
 
 TEST(ModelConfig, EveryDecisionHasItsReason) { expect_reasons(model_config_schema()); }
 
-// TENSORFERRY_UPDATE_DOCS=1 in the environment writes the table anew.
-TEST(ModelConfig, TheDocumentationHasTheTableOfTheCode) {
-  const std::string path = TENSORFERRY_TEST_DIR "/../docs/model_config.md";
+// The part of a page between marks is what the code says. TENSORFERRY_UPDATE_DOCS=1 in the
+// environment writes it anew.
+void expect_in_docs(const std::string& page, const std::string& mark, const std::string& part) {
+  const std::string path = TENSORFERRY_TEST_DIR "/../docs/" + page;
   std::ifstream file(path);
   std::string text{std::istreambuf_iterator<char>(file), {}};
-  constexpr std::string_view kBegin = "<!-- fields: begin -->\n";
-  constexpr std::string_view kEnd = "<!-- fields: end -->";
-  auto begin = text.find(kBegin);
-  auto end = text.find(kEnd);
+  const std::string first = "<!-- " + mark + ": begin -->\n", last = "<!-- " + mark + ": end -->";
+  auto begin = text.find(first);
+  auto end = text.find(last);
   ASSERT_NE(begin, std::string::npos) << path;
   ASSERT_NE(end, std::string::npos) << path;
-  begin += kBegin.size();
+  begin += first.size();
   if (std::getenv("TENSORFERRY_UPDATE_DOCS")) {
-    std::ofstream(path) << text.replace(begin, end - begin, config_fields_markdown());
+    std::ofstream(path) << text.replace(begin, end - begin, part);
     return;
   }
-  EXPECT_EQ(text.substr(begin, end - begin), config_fields_markdown())
-      << "docs/model_config.md is out of date: run this test with TENSORFERRY_UPDATE_DOCS=1";
+  EXPECT_EQ(text.substr(begin, end - begin), part)
+      << "docs/" << page << " is out of date: run this test with TENSORFERRY_UPDATE_DOCS=1";
+}
+
+TEST(ModelConfig, TheDocumentationHasTheTableOfTheCode) {
+  expect_in_docs("model_config.md", "fields", config_fields_markdown());
+}
+
+TEST(ModelConfig, TheDocumentationHasAllKnobs) {
+  expect_in_docs("knobs.md", "knobs", knobs_markdown());
 }
 
 }  // namespace

@@ -1,0 +1,126 @@
+#include "input_memory.h"
+
+#include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/protocol.h>
+
+#include <algorithm>
+
+#include "device_copies.h"
+#include "device_hold.h"
+
+namespace tensorferry::server {
+
+Result<Buffer> InputMemory::allocate(std::size_t bytes) {
+  if (auto here = home_.check(model_); !here) return std::unexpected(here.error());
+  if (bytes < protocol::kInlineBelowBytes) return Buffer::ordinary(bytes);
+  auto buffer = host_->allocate(bytes);
+  if (!buffer) buffer.error().context.model = model_;
+  return buffer;
+}
+
+// A page at least, so that what is handed out is aligned for whatever the framework does with it.
+Result<Buffer> InputMemory::allocate(std::size_t bytes, const Device& device) {
+  if (device.kind != DeviceKind::Cuda) return allocate(bytes);
+  if (auto here = home_.check(model_); !here) return std::unexpected(here.error());
+  auto arena = gpus_->open(device.id);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  if (bytes == 0) return Buffer::shared(nullptr, 0, nullptr, device);
+  auto buffer = arena->blocks->allocate(std::max(bytes, protocol::kInlineBelowBytes));
+  if (!buffer) return std::unexpected(in_model(buffer.error()));
+  return DeviceHold::wrap(arena->gpu, *buffer, bytes);
+}
+
+Error InputMemory::in_model(Error error) const {
+  error.context.model = model_;
+  return error;
+}
+
+Result<std::uintptr_t> InputMemory::device_stream(int device) {
+  auto arena = gpus_->open(device);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  return reinterpret_cast<std::uintptr_t>(arena->gpu->stream());
+}
+
+Result<void> InputMemory::finish_copies(int device) {
+  auto arena = gpus_->open(device);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  return arena->gpu->wait(cuda::WaitReason::NoStream);
+}
+
+Result<Buffer> InputMemory::copy_in(const DeviceSource& source) {
+  auto buffer = allocate(source.bytes, {DeviceKind::Cuda, source.device});
+  if (!buffer || source.bytes == 0) return buffer;
+  auto arena = gpus_->open(source.device);
+  if (!arena) return std::unexpected(arena.error());
+  if (auto copied = copy_on_device(*arena->gpu, *buffer, source); !copied)
+    return std::unexpected(in_model(copied.error()));
+  return buffer;
+}
+
+// What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
+Result<void> InputMemory::place(Tensor& input, InputPlace where) {
+  if (input.data.is_cpu()) return place_from_host(input);
+  if (where == InputPlace::ForcedToCpu) say_where_inputs_go();
+  const bool to_host = where == InputPlace::ForcedToCpu || where == InputPlace::Cpu;
+  return to_host ? place_on_host(input) : place_on_device(input);
+}
+
+Result<void> InputMemory::place_from_host(Tensor& input) {
+  if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
+    return {};
+  auto copy = allocate(input.data.size());
+  if (!copy) return std::unexpected(copy.error());
+  copy_payload(copy->bytes().data(), input.data.bytes().data(), input.data.size());
+  input.data = std::move(*copy);
+  return {};
+}
+
+Result<void> InputMemory::place_on_device(Tensor& input) {
+  auto arena = gpus_->open(input.data.device().id);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  if (input.data.size() == 0) return {};
+  if (HostBlock::of(input.data, *arena->blocks)) {
+    auto followed = DeviceHold::follow_users_of(input.data);
+    return followed ? followed : std::unexpected(in_model(followed.error()));
+  }
+  auto copy = copy_in(input.data);
+  if (!copy) return std::unexpected(copy.error());
+  input.data = std::move(*copy);
+  return {};
+}
+
+// Complete, since answers are; after what its holders have put on streams since.
+Result<Buffer> InputMemory::copy_in(const Buffer& on_device) {
+  if (auto followed = DeviceHold::follow_users_of(on_device); !followed)
+    return std::unexpected(in_model(followed.error()));
+  DeviceSource source;
+  source.device = on_device.device().id;
+  source.address = on_device.bytes().data();
+  source.bytes = on_device.size();
+  source.keeper = on_device.holder();
+  return copy_in(source);
+}
+
+void InputMemory::say_where_inputs_go() {
+  std::call_once(said_where_inputs_go_, [&] {
+    logger_->info(
+        model_,
+        "a caller's device tensor is copied to CPU memory, as in Triton: parameters { key: "
+        "\"FORCE_CPU_ONLY_INPUT_TENSORS\" value: { string_value: \"no\" } } in "
+        "config.pbtxt leaves it on its device");
+  });
+}
+
+Result<void> InputMemory::place_on_host(Tensor& input) {
+  auto arena = gpus_->open(input.data.device().id);
+  if (!arena) return std::unexpected(in_model(arena.error()));
+  auto copy = allocate(input.data.size());
+  if (!copy) return std::unexpected(copy.error());
+  auto copied = DeviceHold::follow_users_of(input.data);
+  if (copied) copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
+  if (!copied) return std::unexpected(in_model(copied.error()));
+  input.data = std::move(*copy);
+  return {};
+}
+
+}  // namespace tensorferry::server
