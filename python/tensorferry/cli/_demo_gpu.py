@@ -40,7 +40,11 @@ _KINDS = ("host", "h2d", "d2h", "d2d", "peer")
 def why_no_gpu() -> str:
     """Why there are no device tensors here; "" where there are."""
     found = _server.gpus()
-    return "" if found["devices"] else str(found["why"] or "the CUDA driver sees no device")
+    return (
+        ""
+        if found["devices"]
+        else "no GPU (" + str(found["why"] or "the CUDA driver sees no device").partition(":")[0] + ")"
+    )
 
 
 def _counters(pid: int) -> Counter[str]:
@@ -96,7 +100,7 @@ def measure(server: Server, advance: Callable[[], None]) -> dict[str, Any]:
     for case in _CASES:
         rows.append(_row(server, caller, inputs, case))
         advance()
-    return {"device": caller.device, "emulated": caller.emulated, "rows": rows}
+    return {"device": caller.device, "emulated": caller.emulated, "rows": rows, "failed": False}
 
 
 def _copies(row: _Row) -> str:
