@@ -469,8 +469,7 @@ def verb_nsys(options: argparse.Namespace) -> int:
     set_up(options, APT_BUILD, ["build"])
     if install_project():
         return EXIT_FAILED
-    traces = "nvtx" if gpu_test.why_no_device() else "nvtx,cuda"
-    return nsys.run(BUILD / "nsys", options.rest, traces=traces, tensorferry=tool("tensorferry"))
+    return nsys.run(BUILD / "nsys", options.rest, tensorferry=tool("tensorferry"))
 
 
 def verb_doctor(options: argparse.Namespace) -> int:

@@ -21,12 +21,13 @@ from pathlib import Path
 PACKAGES = ("nsight-systems", "nsight-systems-target", "libssh-4")
 SECTIONS = {"Debian": "non-free", "Ubuntu": "multiverse"}
 TARGETS_FORMAT = "$(ORIGIN)|$(COMPONENT)|$(REPO_URI)|$(RELEASE)"
-# What is of use without a GPU and without rights: no sampling, no context switches.
-PROFILE_OPTIONS = ("--sample=none", "--cpuctxsw=none", "--force-overwrite=true")
+# What is of use without a GPU and without rights: no sampling, no context switches. With their other names, since nsys takes
+# each option once.
+PROFILE_OPTIONS = {"--trace=nvtx": "-t", "--sample=none": "-s", "--cpuctxsw=none": "", "--force-overwrite=true": "-f"}
 
 
 class Unavailable(Exception):
-    """Why nsys can't be had."""
+    """Why nsys can't be had, or made no report."""
 
 
 def call(*command: object) -> str:
@@ -109,10 +110,17 @@ def find(folder: Path) -> Path:
 
 
 def profile(nsys: Path, report: Path, options: Sequence[str], command: Sequence[str]) -> int:
-    """Runs the command; its ranges are in `report`.nsys-rep then. Returns its exit code."""
-    words = [str(nsys), "profile", *PROFILE_OPTIONS, f"--output={report}", *options, *command]
+    """Runs the command; its ranges are in `report`.nsys-rep then. Returns its exit code. Raises Unavailable."""
+    given = {option.partition("=")[0] for option in options}
+    ours = [one for one, short in PROFILE_OPTIONS.items() if not given & {one.partition("=")[0], short}]
+    recorded = report.with_suffix(".nsys-rep")
+    recorded.unlink(missing_ok=True)
+    words = [str(nsys), "profile", *ours, f"--output={report}", *options, *command]
     print("+ " + shlex.join(words), flush=True)
-    return subprocess.run(words, check=False).returncode
+    code = subprocess.run(words, check=False).returncode
+    if not recorded.exists():
+        raise Unavailable(f"nsys ended with {code} and recorded nothing")
+    return code
 
 
 def export(nsys: Path, report: Path) -> Path:
@@ -122,10 +130,10 @@ def export(nsys: Path, report: Path) -> Path:
     return exported
 
 
-def run(folder: Path, arguments: Sequence[str], *, traces: str, tensorferry: Path) -> int:
+def run(folder: Path, arguments: Sequence[str], *, tensorferry: Path) -> int:
     """Runs `[OPTIONS] -- COMMAND...` under nsys and shows what is joined. Returns the command's exit code; 3: no nsys."""
     cut = list(arguments).index("--") if "--" in arguments else len(arguments)
-    options, command = [f"--trace={traces}", *arguments[:cut]], arguments[cut + 1 :]
+    options, command = arguments[:cut], arguments[cut + 1 :]
     if not command:
         print("./dev nsys: there is no command: ./dev nsys [OPTIONS OF nsys profile] -- COMMAND...", file=sys.stderr)
         return 2

@@ -1,4 +1,5 @@
 #include <tensorferry/cuda/context.h>
+#include <tensorferry/transport/counters.h>
 
 #include <thread>
 
@@ -26,9 +27,13 @@ TEST_F(ContextTest, IsMadeByRetainingOnlyAndGoesWithItsLastHolder) {
   if (!has_devices(2)) return;
   const Device second = *device_by_ordinal(1);
   EXPECT_FALSE(primary_context_active(second).value());
+  const Counter counted = Counters::of_process().add("cuda_contexts");
+  const std::uint64_t before = counted.value();
   auto held = PrimaryContext::retain(second);
   ASSERT_TRUE(held);
   EXPECT_TRUE(primary_context_active(second).value());
+  (void)PrimaryContext::retain(second);
+  EXPECT_EQ(counted.value(), before + 1);
   held->reset();
   EXPECT_FALSE(primary_context_active(second).value());
 }

@@ -18,15 +18,15 @@ emulator_only = pytest.mark.skipif(on_the_machines_driver(), reason="about the e
 TIME = re.compile(r"[0-9] (us|ms|s)\b")
 
 
-def demo(*options: str, **settings: Any) -> str:
+def demo(*options: str, code: int = 0, variables: dict[str, str] | None = None, **settings: Any) -> str:
     if not on_the_machines_driver() and not (LIBRARIES / "libcuda.so.1").exists():
         pytest.skip("the emulated driver isn't built")
     emulator = {} if on_the_machines_driver() else environment(LIBRARIES, runtimes=False, **settings)
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    env = os.environ | emulator | paths | {"FAKECUDA_QUIET": "1", "COLUMNS": "80"}
+    env = os.environ | emulator | paths | {"FAKECUDA_QUIET": "1", "COLUMNS": "80"} | (variables or {})
     command = [sys.executable, "-m", "tensorferry.cli", "demo", *options]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=110, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 
@@ -48,6 +48,21 @@ def test_device_rows_have_copies_waits_and_contexts_and_times_only_of_a_real_gpu
     if not on_the_machines_driver():
         assert found["gpu"]["emulated"]
         assert not Summary(LIBRARIES / "libcuda.so.1", tmp_path).reports
+
+
+@emulator_only
+@pytest.mark.parametrize(
+    ("variables", "code", "line"),
+    [
+        ({"FAKECUDA_PROFILE": "no_driver"}, 0, "No device tensors here: no GPU (the CUDA driver sees no device)"),
+        ({"FAKECUDA_FAIL": "cuMemAlloc_v2:1+:2"}, 1, "No device tensors: cuMemAlloc_v2 of the CUDA driver says 2"),
+    ],
+)
+def test_without_device_tensors_the_rest_is_shown_and_why(variables: dict[str, str], code: int, line: str) -> None:
+    shown = demo(code=code, variables=variables)
+    assert "add_sub" in shown
+    assert line in shown
+    assert "EMULATED" not in shown
 
 
 @emulator_only

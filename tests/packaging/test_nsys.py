@@ -71,8 +71,18 @@ def test_an_nsys_on_the_path_is_taken(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_command_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert nsys.run(tmp_path, ["--trace=nvtx"], traces="nvtx", tensorferry=Path("tensorferry")) == 2
+    assert nsys.run(tmp_path, ["--trace=nvtx"], tensorferry=Path("tensorferry")) == 2
     assert "-- COMMAND" in capsys.readouterr().err
+
+
+def test_options_of_the_users_take_the_place_of_ours_and_an_old_report_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "nsys").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/log\nexit 3\n')
+    (tmp_path / "nsys").chmod(0o755)
+    (tmp_path / "report.nsys-rep").touch()
+    with pytest.raises(nsys.Unavailable, match="ended with 3 and recorded nothing"):
+        nsys.profile(tmp_path / "nsys", tmp_path / "report", ["-t", "cuda", "--sample=process-tree"], ["true"])
+    ours = f"profile --cpuctxsw=none --force-overwrite=true --output={tmp_path}/report"
+    assert (tmp_path / "log").read_text() == f"{ours} -t cuda --sample=process-tree true\n"
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +99,7 @@ def real_nsys() -> Path:
 def profiled(real_nsys: Path, folder: Path, *command: str, **environment: str) -> Path:
     """What nsys saw of a command, as SQLite."""
     variables = [f"--env-var={','.join(f'{name}={value}' for name, value in environment.items())}"] if environment else []
-    code = nsys.profile(real_nsys, folder / "report", ["--trace=nvtx", *variables], command)
+    code = nsys.profile(real_nsys, folder / "report", variables, command)
     assert code == 0
     return nsys.export(real_nsys, folder / "report")
 
@@ -133,3 +143,16 @@ def test_nsys_sees_device_tensors_of_both_processes(real_nsys: Path, tmp_path: P
     (request,) = json.loads(cli("join-ranges", database, "--json"))["requests"]
     assert {"d2d", "wait_device", "poll_done"} <= set(request["steps_us"])
     assert request["host_waits"] == ["bare_capsule"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_verb_shows_the_table(real_nsys: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "tensorferry"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m tensorferry.cli "$@"\n')
+    script.chmod(0o755)
+    command = [str(script), *REQUEST[:1], str(ROOT / REQUEST[1]), *REQUEST[2:]]
+    assert nsys.run(ROOT / "build" / "nsys", ["--trace=nvtx,osrt", "--", *command], tensorferry=script) == 0
+    shown = capfd.readouterr().out
+    assert "1 request" in shown
+    assert "send to receive" in shown

@@ -232,7 +232,7 @@ def shown_demo() -> subprocess.CompletedProcess[str]:
 
 def test_demo_without_a_gpu_says_so_in_one_line(shown_demo: subprocess.CompletedProcess[str]) -> None:
     (line,) = [line for line in shown_demo.stdout.splitlines() if "GPU" in line]
-    assert line.startswith("No GPU here (gpu_off)")
+    assert line.startswith("No device tensors here: no GPU (gpu_off)")
     assert "EMULATED" not in shown_demo.stdout
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .. import Error
+
 
 class Array:
     """Device memory that tensorferry has not made, as any library shows its own."""
@@ -37,7 +39,7 @@ class Caller:
 
     def _call(self, function: str, *arguments: Any) -> None:
         if code := getattr(self._driver, function)(*arguments):
-            raise RuntimeError(f"{function} of the CUDA driver says {code}")
+            raise Error(f"{function} of the CUDA driver says {code}", "INTERNAL")
 
     def write(self, there: Any, values: NDArray[Any]) -> Any:
         """Puts the values into a device array of any library's; returns it."""

@@ -40,7 +40,8 @@ _KINDS = ("host", "h2d", "d2h", "d2d", "peer")
 def why_no_gpu() -> str:
     """Why there are no device tensors here; "" where there are."""
     found = _server.gpus()
-    return "" if found["devices"] else str(found["why"] or "the CUDA driver sees no device")
+    reason = str(found["why"] or "the CUDA driver sees no device").partition(":")[0]
+    return "" if found["devices"] else f"no GPU ({reason})"
 
 
 def _counters(pid: int) -> Counter[str]:
@@ -96,7 +97,7 @@ def measure(server: Server, advance: Callable[[], None]) -> dict[str, Any]:
     for case in _CASES:
         rows.append(_row(server, caller, inputs, case))
         advance()
-    return {"device": caller.device, "emulated": caller.emulated, "rows": rows}
+    return {"device": caller.device, "emulated": caller.emulated, "rows": rows, "failed": False}
 
 
 def _copies(row: _Row) -> str:
@@ -120,7 +121,8 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(*cells, *([] if emulated else [duration(row["p50_s"])]))
     console.print(table)
     console.print(
-        "Per request. D2D: copied on the GPU; D2H: to the host, by the server. host waits:\n"
-        "a thread stood still for the GPU; order is kept by events instead. contexts: of\n"
-        "CUDA, in the model's process, which needs none to pass tensors on or for NumPy."
+        "Per request. D2D: copied on the GPU; D2H: to the host, by the server.\n"
+        "host waits: a thread stood still for the GPU; order is kept by events instead.\n"
+        "contexts: of CUDA, in the model's process; it needs none to pass tensors on,\n"
+        "nor for NumPy."
     )

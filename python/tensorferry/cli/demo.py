@@ -11,10 +11,11 @@ from typing import Any
 import click
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from .. import Model, Server, _server
+from .. import Error, Model, Server, _server
 from . import _demo_gpu
 from ._render import FAILED, console, duration, emit_json, errors, size
 
@@ -154,10 +155,23 @@ def _on_the_cpu(advance: Callable[[str], None]) -> tuple[float, int, list[_Row]]
 
 
 def _on_the_gpu(advance: Callable[[str], None]) -> dict[str, Any]:
+    """Its rows; none where there is no GPU, or none that can do it, with the reason."""
     if why := _demo_gpu.why_no_gpu():
-        return {"why_none": why, "rows": []}
-    with Server(_MODELS, models=["on_gpu"]) as server:
-        return _demo_gpu.measure(server, lambda: advance("sending device tensors"))
+        return {"why_none": why, "rows": [], "failed": False}
+    try:
+        with Server(_MODELS, models=["on_gpu"]) as server:
+            return _demo_gpu.measure(server, lambda: advance("sending device tensors"))
+    except Error as error:
+        return {"why_none": str(error), "rows": [], "failed": error.code != "UNSUPPORTED"}
+
+
+def _show_gpu(found: dict[str, Any]) -> None:
+    if found["rows"]:
+        _demo_gpu.show(found)
+    elif found["failed"]:
+        console.print("[red]No device tensors:[/red] " + escape(found["why_none"]))
+    else:
+        console.print(f"No device tensors here: {found['why_none']}", markup=False)
 
 
 @click.command()
@@ -168,16 +182,12 @@ def demo(as_json: bool) -> None:
         task = progress.add_task("starting three models", total=3 + 2 * len(_SIZES) + _demo_gpu.CASES)
         started, processes, rows = _on_the_cpu(lambda does: progress.update(task, advance=1, description=does))
         gpu = _on_the_gpu(lambda does: progress.update(task, advance=1, description=does))
-    correct = all(row["correct"] for row in [*rows, *gpu["rows"]])
+    correct = all(row["correct"] for row in [*rows, *gpu["rows"]]) and not gpu["failed"]
     if as_json:
         emit_json({"ready_s": started, "rows": rows, "gpu": gpu, "correct": correct})
     else:
         _show(rows, processes, started)
-        if gpu["rows"]:
-            _demo_gpu.show(gpu)
-        else:
-            reason = gpu["why_none"].partition(":")[0]
-            console.print(f"No GPU here ({reason}), so no device tensors: tensorferry doctor says more.", markup=False)
+        _show_gpu(gpu)
         _show_verdict([*rows, *gpu["rows"]])
     if not correct:
         raise click.exceptions.Exit(FAILED)
