@@ -22,6 +22,7 @@ from typing import NoReturn
 import fake_cuda
 import gpu_test
 import nsys
+import torch_tests
 from results import BUDGET_MINUTES, EXIT_FAILED, SHOWN_LINES, Report, say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,11 +213,29 @@ def ctest(report: Report, preset: str, *arguments: str, env: dict[str, str] | No
     report.add_junit(f"GoogleTest, {preset}", results, code, show=True)
 
 
-def pytest(report: Report, *arguments: object, env: dict[str, str] | None = None) -> None:
+def pytest(report: Report, *arguments: object, env: dict[str, str] | None = None, spare_time: float = 0) -> bool:
+    """False where it was ended after the `spare_time`: then nothing is counted."""
     results = BUILD / "pytest.xml"
     results.unlink(missing_ok=True)
-    code = run([venv_python(), "-m", "pytest", "-q", f"--junitxml={results}", *arguments], env=env)
+    command = [venv_python(), "-m", "pytest", "-q", f"--junitxml={results}", *arguments]
+    code = run(command, env=env, timeout=spare_time or 1800)
+    if spare_time and code == 124:
+        return False
     report.add_junit("pytest", results, code)
+    return True
+
+
+def torch_in_spare_time(report: Report) -> None:
+    """Installs PyTorch and runs its tests, where there is time; where it was installed before they have run."""
+    if run([venv_python(), *torch_tests.IS_INSTALLED]) == 0:
+        return
+    spent = sum(report.seconds.values())
+    if why := torch_tests.why_no_time(spent):
+        report.remarks.append(why)
+    elif code := run([venv_python(), *torch_tests.INSTALL_ARGUMENTS], timeout=torch_tests.INSTALL_SECONDS, quiet=True):
+        report.remarks.append(torch_tests.why_not_installed(code))
+    elif not pytest(report, *torch_tests.PYTEST_ARGUMENTS, spare_time=torch_tests.seconds_for_tests(spent)):
+        report.remarks.append(torch_tests.OUT_OF_TIME)
 
 
 def consumers(report: Report) -> None:
@@ -352,7 +371,7 @@ def verb_demo(options: argparse.Namespace) -> int:
 
 
 def verb_test(options: argparse.Namespace) -> int:
-    """Everything that CI runs; --all adds what takes long, --with torch adds PyTorch"""
+    """Everything that CI runs; --all adds what takes long, --with torch adds PyTorch, --spare-time torch if time is left"""
     report = Report()
     packages = {**APT_BUILD, **APT_TEST, **(APT_ALL if options.all else {})}
     groups = ["build", "test", "lint", "bench", "cuda", *options.extras]
@@ -378,6 +397,9 @@ def verb_test(options: argparse.Namespace) -> int:
     with report.part("lint"):
         lint(report, everything=options.all)
         stubs(report)
+    if options.spare_time:
+        with report.part("torch"):
+            torch_in_spare_time(report)
     if options.all:
         with report.part("more"):
             seeds = [venv_python(), ROOT / "tools" / "seeds.py", "--seeds", "1000"]
@@ -518,6 +540,7 @@ def main() -> int:
     parser.add_argument("--fix", action="store_true")
     parser.add_argument("--seconds", type=int, default=0)
     parser.add_argument("--with", dest="extras", action="append", default=[], choices=["torch"])
+    parser.add_argument("--spare-time", choices=["torch"])
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)  # what follows is nobody's options here
     options, rest = parser.parse_known_args(words[:cut])

@@ -26,6 +26,7 @@ class Report:
         self.passed = self.failed = self.skipped = 0
         self.failures: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.remarks: list[str] = []  # on what was left out, for the closing line
 
     def add(self, name: str, passed: int, failed: int, skipped: int) -> None:
         self.passed, self.failed, self.skipped = (
@@ -82,5 +83,5 @@ class Report:
             say(f"{name:7} {seconds / 60:5.1f}{of_budget} min{over}")
         for failure in self.failures:
             say(f"failed: {failure}")
-        say(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped")
+        say("; ".join([f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped", *self.remarks]))
         return EXIT_FAILED if self.failed else 0

@@ -185,3 +185,42 @@ def test_a_compiler_that_is_missing_is_said_with_the_package_that_brings_it(tmp_
     told = subprocess.run(command, env={"PATH": commands}, capture_output=True, text=True, check=False)
     assert told.returncode != 0
     assert "apt-get install g++" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("minutes", "codes", "remark"),
+    [
+        (29, {}, "PyTorch's tests were not run: of 30 minutes 29 were over; ./dev test --with torch runs them"),
+        (10, {"pip": 1}, "PyTorch's tests were not run: it can't be installed (pip ended with 1)"),
+        (10, {"pytest": 124}, "PyTorch's tests were ended: their time was over"),
+        (10, {}, None),
+    ],
+)
+def test_the_closing_line_says_where_pytorchs_tests_did_not_run(
+    dev: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    minutes: int,
+    codes: dict[str, int],
+    remark: str | None,
+) -> None:
+    def run(command: list[object], **_: object) -> int:
+        if "pytest" in command:
+            (tmp_path / "pytest.xml").write_text(CASES.format(more=""))
+        return next((codes.get(str(word), 0) for word in command if word in ("pip", "pytest")), 1)
+
+    monkeypatch.setattr(dev, "run", run)
+    monkeypatch.setattr(dev, "BUILD", tmp_path)
+    report = dev.Report()
+    report.seconds["all before"] = minutes * 60
+    dev.torch_in_spare_time(report)
+    report.close()
+    counted = "1 passed, 0 failed, 1 skipped" if remark is None else "0 passed, 0 failed, 0 skipped"
+    assert capsys.readouterr().out.splitlines()[-1] == "; ".join([counted, *([remark] if remark else [])])
+
+
+def test_the_files_of_pytorchs_tests_are_all_listed(dev: ModuleType) -> None:
+    needed = {str(file.relative_to(ROOT)) for file in ROOT.glob("tests/*/test_torch*.py")}
+    assert needed <= set(dev.torch_tests.TESTS)
+    assert all((ROOT / name).is_file() for name in dev.torch_tests.TESTS)
