@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "input_placement.h"
+#include "visible_devices.h"
 
 namespace tensorferry::server {
 namespace {
@@ -67,6 +68,10 @@ constexpr auto kKnobs = std::to_array<Knob>({
      input_placement},
     {Parameter, "TENSORFERRY_GPU_POOL_BYTE_SIZE", "bytes", "what the device has",
      "what a model's arena on a GPU may take, and each of its stubs' there", byte_size},
+    {Parameter, VisibleDevices::kParameter, "UUIDs or the server's ordinals, with commas",
+     "what the server sees",
+     "the GPUs that the model's stubs see, in that order, as CUDA_VISIBLE_DEVICES; "
+     "`instance_group`'s `gpus` and `model_instance_device_id` count them. Empty: none"},
     {Parameter, "TENSORFERRY_PIN", "0, 1", "0",
      "1: the stub registers its shared memory with CUDA once the model has made a context: "
      "`is_pinned()` is true from the next request on, and `non_blocking=True` doesn't wait. Hold a "

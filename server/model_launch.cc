@@ -4,6 +4,7 @@
 #include "execution_env.h"
 #include "memory_options.h"
 #include "model_state.h"
+#include "visible_devices.h"
 
 namespace tensorferry::server {
 namespace {
@@ -49,12 +50,27 @@ std::string ModelState::initialize_args(const Placement& placement) const {
   return args.dump();
 }
 
+// Our ordinal of the instance's GPU, which may be none of those that its stub is let see: an error
+// only where somebody means it.
+Result<int> ModelState::choose_gpu(const Placement& placement, Environment& environment) const {
+  auto visible = VisibleDevices::read(source_.config);
+  if (!visible) return std::unexpected(visible.error());
+  if (visible->variable()) environment["CUDA_VISIBLE_DEVICES"] = visible->variable();
+  auto gpu = visible->ordinal(placement.device);
+  if (gpu) return gpu;
+  if (placement.kind != "GPU" && placement_.on_gpu().empty()) return -1;
+  gpu.error().context = {source_.name, placement.name, {}};
+  return gpu;
+}
+
 Result<InstanceSpec> ModelState::spec(std::size_t index, const Placement& placement) const {
   auto command = stub_command(source_.config, source_.directory, options_.python, options_.payload);
   if (!command) return std::unexpected(command.error());
   InstanceSpec spec;
+  auto gpu = choose_gpu(placement, command->environment);
+  if (!gpu) return std::unexpected(gpu.error());
   spec.link = {source_.name,        placement.name,          index,
-               options_.ring_bytes, arena_options(options_), static_cast<int>(placement.device),
+               options_.ring_bytes, arena_options(options_), *gpu,
                placement_.on_gpu()};
   spec.command = std::move(*command);
   spec.model_path = source_.model_file.string();

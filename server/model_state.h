@@ -94,6 +94,8 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   Result<void> start();
   Result<void> complete_config(const std::string& completed);
   std::vector<Placement> placements() const;
+  using Environment = std::map<std::string, std::optional<std::string>>;
+  Result<int> choose_gpu(const Placement& placement, Environment& environment) const;
   Result<InstanceSpec> spec(std::size_t index, const Placement& placement) const;
   std::string initialize_args(const Placement& placement) const;
   Result<void> add_instance(InstanceSpec spec);
