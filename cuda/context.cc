@@ -1,6 +1,8 @@
 #include <tensorferry/cuda/context.h>
 #include <tensorferry/transport/counters.h>
 
+#include <dlfcn.h>
+
 #include <map>
 #include <mutex>
 
@@ -27,6 +29,24 @@ Result<bool> primary_context_active(const Device& device) {
   if (auto done = call<"cuDevicePrimaryCtxGetState">(device.ordinal, &flags, &active); !done)
     return std::unexpected(done.error());
   return active != 0;
+}
+
+std::optional<int> device_in_use() noexcept {
+  if (forked_after_cuda()) return std::nullopt;
+  void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  if (!library) return std::nullopt;
+  auto* count_devices = reinterpret_cast<int (*)(int*)>(::dlsym(library, "cuDeviceGetCount"));
+  auto* state = reinterpret_cast<int (*)(int, unsigned*, int*)>(
+      ::dlsym(library, "cuDevicePrimaryCtxGetState"));
+  int devices = 0;
+  const bool usable = count_devices && state && count_devices(&devices) == abi::kSuccess;
+  ::dlclose(library);
+  for (int ordinal = 0; usable && ordinal < devices; ++ordinal) {
+    unsigned flags = 0;
+    int active = 0;
+    if (state(ordinal, &flags, &active) == abi::kSuccess && active) return ordinal;
+  }
+  return std::nullopt;
 }
 
 Result<ContextPtr> PrimaryContext::retain(const Device& device) {

@@ -3,6 +3,16 @@
 #include <tensorferry/cuda/device_copy.h>
 
 namespace tensorferry::server {
+namespace {
+
+Result<void> put_copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
+  return gpu.enqueue([&](cuda::StreamHandle ours) {
+    return cuda::copy_async(cuda::device_ptr(to.data()), cuda::device_ptr(from), to.size(), ours,
+                            CopyKind::DeviceToHost);
+  });
+}
+
+}  // namespace
 
 Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& source) {
   cuda::StreamHandle used = nullptr;
@@ -22,11 +32,16 @@ Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& sour
 
 Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
   if (to.empty()) return {};
-  auto copied = gpu.enqueue([&](cuda::StreamHandle ours) {
-    return cuda::copy_async(cuda::device_ptr(to.data()), cuda::device_ptr(from), to.size(), ours,
-                            CopyKind::DeviceToHost);
-  });
+  auto copied = put_copy_to_host(gpu, to, from);
   return copied ? gpu.wait(cuda::WaitReason::HostArray) : copied;
+}
+
+void copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from, bool pinned,
+                  Gpu::Done done) {
+  if (!pinned || to.empty()) return done(copy_to_host(gpu, to, from));
+  if (auto put = put_copy_to_host(gpu, to, from); !put) return done(std::move(put));
+  const cuda::StreamHandle ours = gpu.stream();
+  gpu.when_done(std::span(&ours, 1), std::move(done));
 }
 
 }  // namespace tensorferry::server

@@ -18,4 +18,9 @@ Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& sour
 // As many bytes as `to` has. Waits for the device; counted as a wait for a host array.
 Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from);
 
+// The same to memory that is pinned, or isn't. `done` is called by the poller once the bytes are
+// there (gpu.h), so that nobody waits; where it isn't pinned, or on an error, before this returns.
+void copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from, bool pinned,
+                  Gpu::Done done);
+
 }  // namespace tensorferry::server

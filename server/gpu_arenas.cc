@@ -24,6 +24,7 @@ Result<GpuArena> GpuArenas::open(int ordinal) {
   };
   GpuArena made{*gpu, std::make_shared<HostArena>(make, (*gpu)->name(), options_, watch_)};
   arenas_.emplace(ordinal, made);
+  if (opened_) opened_(**gpu);
   return made;
 }
 

@@ -5,6 +5,7 @@
 #include <tensorferry/server/statistics.h>
 #include <tensorferry/transport/arena.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -24,12 +25,16 @@ struct GpuArena {
 // Thread-safe.
 class GpuArenas {
  public:
+  // `opened` hears of each GPU that comes into use.
+  using Opened = std::function<void(Gpu& gpu)>;
+
   GpuArenas(std::shared_ptr<Gpus> gpus, std::shared_ptr<SegmentAuthority> segments,
-            ArenaOptions options, std::shared_ptr<IdleWatch> watch)
+            ArenaOptions options, std::shared_ptr<IdleWatch> watch, Opened opened = {})
       : gpus_(std::move(gpus)),
         segments_(std::move(segments)),
         options_(options),
-        watch_(std::move(watch)) {}
+        watch_(std::move(watch)),
+        opened_(std::move(opened)) {}
 
   // Errors: that there is no such device, or no driver.
   Result<GpuArena> open(int ordinal);
@@ -44,6 +49,7 @@ class GpuArenas {
   const std::shared_ptr<SegmentAuthority> segments_;
   const ArenaOptions options_;
   const std::shared_ptr<IdleWatch> watch_;
+  const Opened opened_;
   mutable std::mutex mutex_;  // guards what follows
   std::map<int, GpuArena> arenas_;
 };

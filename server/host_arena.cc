@@ -59,6 +59,27 @@ void HostArena::unsubscribe(Subscriber& subscriber) {
   std::erase(subscribers_, &subscriber);
 }
 
+std::shared_ptr<Segment> HostArena::find_segment(SegmentId id) const {
+  std::scoped_lock lock(mutex_);
+  auto it = std::ranges::find(announced_, id, [](const auto& segment) { return segment->id(); });
+  return it == announced_.end() ? nullptr : *it;
+}
+
+bool HostArena::is_pinned(const Buffer& buffer) const {
+  const HostBlock* held = HostBlock::of(buffer, *this);
+  auto block = held ? arena_.lookup(held->block()) : std::nullopt;
+  auto segment = block ? find_segment(block->segment) : nullptr;
+  return segment && segment->is_pinned();
+}
+
+std::size_t HostArena::pinned_bytes() const {
+  std::scoped_lock lock(mutex_);
+  std::size_t bytes = 0;
+  for (const auto& segment : announced_)
+    if (segment->is_pinned()) bytes += segment->bytes();
+  return bytes;
+}
+
 const HostBlock* HostBlock::of(const Buffer& buffer, const HostArena& arena) noexcept {
   const auto* hold = DeviceHold::of(buffer);
   const auto* block =

@@ -50,6 +50,12 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
   void unsubscribe(Subscriber& subscriber);
 
   Arena& arena() noexcept { return arena_; }
+  // nullptr for one that is none of its own (any more).
+  std::shared_ptr<Segment> find_segment(SegmentId id) const;
+  // Whether the buffer lies in pinned memory of this arena.
+  bool is_pinned(const Buffer& buffer) const;
+  // What of its segments is pinned.
+  std::size_t pinned_bytes() const;
 
   // The model is in use: memory was taken or let go of, here or in a stub, or a batch was sent.
   void use() noexcept {
@@ -72,7 +78,7 @@ class HostArena : public std::enable_shared_from_this<HostArena>, private ForkPa
   const Device device_;
   const std::shared_ptr<IdleWatch> watch_;
   std::atomic<std::uint64_t> uses_{0};
-  std::mutex mutex_;  // guards subscribers_ and announced_
+  mutable std::mutex mutex_;  // guards subscribers_ and announced_
   std::vector<Subscriber*> subscribers_;
   std::vector<std::shared_ptr<Segment>> announced_;
   Arena arena_;

@@ -4,7 +4,9 @@
 #include <tensorferry/transport/protocol.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "countdown.h"
 #include "device_copies.h"
 #include "device_hold.h"
 
@@ -58,11 +60,24 @@ Result<Buffer> InputMemory::copy_in(const DeviceSource& source) {
 }
 
 // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
-Result<void> InputMemory::place(Tensor& input, InputPlace where) {
-  if (input.data.is_cpu()) return place_from_host(input);
-  if (where == InputPlace::ForcedToCpu) say_where_inputs_go();
-  const bool to_host = where == InputPlace::ForcedToCpu || where == InputPlace::Cpu;
-  return to_host ? place_on_host(input) : place_on_device(input);
+Result<void> InputMemory::place(std::vector<Tensor>& inputs, const InputPlacement& placement,
+                                std::vector<ArrivingInput>& arriving) {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    Result<void> placed;
+    const InputPlace where = placement.of(inputs[i].name);
+    if (inputs[i].data.is_cpu()) {
+      placed = place_from_host(inputs[i]);
+    } else if (where == InputPlace::ForcedToCpu || where == InputPlace::Cpu) {
+      if (where == InputPlace::ForcedToCpu) say_where_inputs_go();
+      placed = place_on_host(inputs[i], i, arriving);
+    } else {
+      placed = place_on_device(inputs[i]);
+    }
+    if (placed) continue;
+    undo(arriving, inputs);
+    return placed;
+  }
+  return {};
 }
 
 Result<void> InputMemory::place_from_host(Tensor& input) {
@@ -111,16 +126,38 @@ void InputMemory::say_where_inputs_go() {
   });
 }
 
-Result<void> InputMemory::place_on_host(Tensor& input) {
+// In the arena also where it is small: only there it can be pinned.
+Result<void> InputMemory::place_on_host(Tensor& input, std::size_t index,
+                                        std::vector<ArrivingInput>& arriving) {
   auto arena = gpus_->open(input.data.device().id);
   if (!arena) return std::unexpected(in_model(arena.error()));
-  auto copy = allocate(input.data.size());
-  if (!copy) return std::unexpected(copy.error());
+  auto copy = host_->allocate(input.data.size());
+  if (!copy) return std::unexpected(in_model(copy.error()));
   auto copied = DeviceHold::follow_users_of(input.data);
-  if (copied) copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
+  const bool pinned = host_->is_pinned(*copy) && input.data.size() > 0;
+  if (copied && !pinned)
+    copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
   if (!copied) return std::unexpected(in_model(copied.error()));
-  input.data = std::move(*copy);
+  std::swap(input.data, *copy);
+  if (pinned) arriving.push_back({index, std::move(*copy), arena->gpu});
   return {};
+}
+
+void InputMemory::undo(std::vector<ArrivingInput>& arriving, std::vector<Tensor>& inputs) noexcept {
+  for (ArrivingInput& one : arriving) inputs[one.index].data = std::move(one.original);
+  arriving.clear();
+}
+
+void InputMemory::start(std::vector<ArrivingInput> arriving, const std::vector<Tensor>& inputs,
+                        Gpu::Done done) {
+  auto all = std::make_shared<Countdown>(arriving.size(), std::move(done));
+  for (ArrivingInput& one : arriving) {
+    auto* to = const_cast<std::byte*>(inputs[one.index].data.bytes().data());
+    const std::span<const std::byte> from = one.original.bytes();
+    Gpu& gpu = *one.gpu;
+    copy_to_host(gpu, {to, from.size()}, from.data(), true,
+                 [all, one = std::move(one)](Result<void> how) { all->part_done(std::move(how)); });
+  }
 }
 
 }  // namespace tensorferry::server

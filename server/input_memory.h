@@ -12,12 +12,20 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "gpu_arenas.h"
 #include "host_arena.h"
 #include "input_placement.h"
 
 namespace tensorferry::server {
+
+// An input on a GPU that goes to pinned memory of the host arena: the copy is yet to be started.
+struct ArrivingInput {
+  std::size_t index = 0;  // in its request
+  Buffer original;
+  std::shared_ptr<Gpu> gpu;
+};
 
 // Thread-safe.
 class InputMemory {
@@ -37,14 +45,22 @@ class InputMemory {
   Result<std::uintptr_t> device_stream(int device);
   Result<void> finish_copies(int device);
 
-  // Moves an input to where this model's stubs find it. One for a GPU that lies in CPU memory goes
-  // to the host arena: which instance runs it, and so which GPU it is for, isn't known yet.
-  Result<void> place(Tensor& input, InputPlace where);
+  // Moves the inputs to where this model's stubs find them. One for a GPU that lies in CPU memory
+  // goes to the host arena: which instance runs it, and so which GPU it is for, isn't known yet.
+  // Those that are left in `arriving` have a place, and are to be copied there by start(), or put
+  // back by undo().
+  Result<void> place(std::vector<Tensor>& inputs, const InputPlacement& placement,
+                     std::vector<ArrivingInput>& arriving);
+  // `done` is called once, when all are there or one can't be; no thread waits for that.
+  void start(std::vector<ArrivingInput> arriving, const std::vector<Tensor>& inputs,
+             Gpu::Done done);
+  static void undo(std::vector<ArrivingInput>& arriving, std::vector<Tensor>& inputs) noexcept;
 
  private:
   Result<void> place_from_host(Tensor& input);
   Result<void> place_on_device(Tensor& input);
-  Result<void> place_on_host(Tensor& input);
+  Result<void> place_on_host(Tensor& input, std::size_t index,
+                             std::vector<ArrivingInput>& arriving);
   void say_where_inputs_go();
   Error in_model(Error error) const;
 

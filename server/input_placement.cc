@@ -5,18 +5,13 @@
 #include <optional>
 #include <utility>
 
+#include "comma_list.h"
+
 namespace tensorferry::server {
 namespace {
 
 constexpr std::array<std::pair<std::string_view, InputPlace>, 3> kPlaces = {
     {{"cpu", InputPlace::Cpu}, {"gpu", InputPlace::Gpu}, {"as_is", InputPlace::AsIs}}};
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\r\n";
-  const auto first = text.find_first_not_of(kBlank);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
-}
 
 std::optional<InputPlace> place_from(std::string_view word) {
   auto it = std::ranges::find(kPlaces, word, &std::pair<std::string_view, InputPlace>::first);
@@ -40,10 +35,7 @@ std::string names_of(const std::vector<TensorSpec>& inputs) {
 Result<std::map<std::string, InputPlace, std::less<>>> parse_input_placement(
     std::string_view text) {
   std::map<std::string, InputPlace, std::less<>> named;
-  while (!text.empty()) {
-    const auto comma = text.find(',');
-    const std::string_view entry = trimmed(text.substr(0, comma));
-    text.remove_prefix(comma == std::string_view::npos ? text.size() : comma + 1);
+  for (const std::string_view entry : comma_list(text)) {
     // From the right: a name may hold anything but a comma.
     const auto equals = entry.rfind('=');
     if (equals == std::string_view::npos) return wrong(entry, "names no place");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "input_placement.h"
+#include "visible_devices.h"
 
 namespace tensorferry::server {
 namespace {
@@ -67,12 +68,21 @@ constexpr auto kKnobs = std::to_array<Knob>({
      input_placement},
     {Parameter, "TENSORFERRY_GPU_POOL_BYTE_SIZE", "bytes", "what the device has",
      "what a model's arena on a GPU may take, and each of its stubs' there", byte_size},
+    {Parameter, VisibleDevices::kParameter, "UUIDs or the server's ordinals, with commas",
+     "what the server sees",
+     "the GPUs that the model's stubs see, in that order, as CUDA_VISIBLE_DEVICES; "
+     "`instance_group`'s `gpus` and `model_instance_device_id` count them. Empty: none"},
+    {Parameter, "TENSORFERRY_PIN", "0, 1", "0",
+     "1: the stub registers its shared memory with CUDA once the model has made a context: "
+     "`is_pinned()` is true from the next request on, and `non_blocking=True` doesn't wait. Hold a "
+     "tensor until such a copy of it is done",
+     flag},
 
     {Environment, "TENSORFERRY_PAYLOAD", "path", "the package's",
      "folder of what stubs run, for programs that embed the C++ library"},
     {Environment, "TENSORFERRY_CUDA", "off", "on", "off: as if there were no driver"},
-    {Environment, "TENSORFERRY_GPU_TRANSPORT", "vmm, ipc", "the best that the device offers",
-     "how device memory is shared with stubs"},
+    {Environment, "TENSORFERRY_GPU_TRANSPORT", "auto, vmm, ipc, staging, off",
+     "auto: the best there is", "how device memory is shared with stubs"},
     {Environment, "TENSORFERRY_TRACE", "path of a folder", "no traces",
      "server and stubs write their spans there, for `tensorferry trace`"},
     {Environment, "TENSORFERRY_NVTX", "0", "ranges where a tool is attached",

@@ -2,9 +2,7 @@
 
 #include <tensorferry/transport/trace.h>
 
-#include <nlohmann/json.hpp>
-
-#include "execution_env.h"
+#include "host_pinning.h"
 #include "memory_options.h"
 
 namespace tensorferry::server {
@@ -37,14 +35,6 @@ SchedulerOptions scheduler_options(const ModelConfig& config, std::size_t max_qu
   return options;
 }
 
-// "TENSORFERRY_EXECUTE_TIMEOUT_S" and the like: seconds, with fractions.
-std::chrono::milliseconds seconds_parameter(const ModelConfig& config, const std::string& key) {
-  auto it = config.parameters.find(key);
-  if (it == config.parameters.end()) return {};
-  return std::chrono::milliseconds(
-      static_cast<std::int64_t>(std::strtod(it->second.c_str(), nullptr) * 1000));
-}
-
 }  // namespace
 
 ModelState::ModelState(ModelSource source, const ServerOptions& options, const ServerParts& parts)
@@ -53,8 +43,10 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options, const S
       segments_(parts.segments),
       logger_(parts.logger),
       host_(std::make_shared<HostArena>(segments_, arena_options(options), parts.watch)),
-      gpus_(std::make_shared<GpuArenas>(parts.gpus, segments_, gpu_arena_options(source_.config),
-                                        parts.watch)),
+      gpus_(std::make_shared<GpuArenas>(
+          parts.gpus, segments_, gpu_arena_options(source_.config), parts.watch,
+          [pinning = std::make_shared<HostPinning>(source_.name, host_, parts.background, logger_)](
+              Gpu& gpu) { pinning->begin(gpu.context()); })),
       inputs_(source_.name, host_, gpus_, logger_),
       placement_(source_.config) {}
 
@@ -79,54 +71,6 @@ Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
 
 ModelState::~ModelState() {
   if (home_.is_here()) unload(std::chrono::milliseconds(0));
-}
-
-std::vector<ModelState::Placement> ModelState::placements() const {
-  std::vector<Placement> result;
-  const ModelConfig& config = source_.config;
-  for (std::size_t group = 0; group < config.instance_groups.size(); ++group) {
-    const auto& entry = config.instance_groups[group];
-    std::string prefix =
-        entry.name.empty() ? source_.name + "_" + std::to_string(group) : entry.name;
-    std::vector<std::int64_t> devices(entry.gpus.begin(), entry.gpus.end());
-    if (devices.empty()) devices.push_back(0);
-    std::size_t number = 0;
-    for (std::int64_t device : devices) {
-      for (std::int64_t i = 0; i < entry.count; ++i) {
-        result.push_back({prefix + "_" + std::to_string(number++), entry.kind, device});
-      }
-    }
-  }
-  if (result.empty()) result.push_back({source_.name + "_0_0", "CPU", 0});
-  return result;
-}
-
-std::string ModelState::initialize_args(const Placement& placement) const {
-  nlohmann::json args = {{"model_config", source_.config.json},
-                         {"model_instance_kind", placement.kind},
-                         {"model_instance_name", placement.name},
-                         {"model_instance_device_id", std::to_string(placement.device)},
-                         {"model_repository", source_.directory.string()},
-                         {"model_version", std::to_string(source_.version)},
-                         {"model_name", source_.name}};
-  return args.dump();
-}
-
-Result<InstanceSpec> ModelState::spec(std::size_t index, const Placement& placement) const {
-  auto command = stub_command(source_.config, source_.directory, options_.python, options_.payload);
-  if (!command) return std::unexpected(command.error());
-  InstanceSpec spec;
-  spec.link = {source_.name,        placement.name,          index,
-               options_.ring_bytes, arena_options(options_), static_cast<int>(placement.device),
-               placement_.on_gpu()};
-  spec.command = std::move(*command);
-  spec.model_path = source_.model_file.string();
-  spec.args = initialize_args(placement);
-  spec.limits = {seconds_parameter(source_.config, "TENSORFERRY_EXECUTE_TIMEOUT_S"),
-                 seconds_parameter(source_.config, "TENSORFERRY_SLOW_EXECUTE_S")};
-  spec.load_timeout = options_.load_timeout;
-  spec.finalize_timeout = options_.finalize_timeout;
-  return spec;
 }
 
 Result<void> ModelState::add_instance(InstanceSpec spec) {
@@ -210,8 +154,8 @@ void ModelState::unload(std::chrono::milliseconds drain_timeout) {
     for (const auto& instance : instances_) instance->request_stop();
     for (const auto& instance : instances_) instance->join();
     if (!scheduler_) return;
+    scheduler_->stop();  // what is queued from now on fails by itself
     scheduler_->fail_queued(closed);
-    scheduler_->stop();
   });
 }
 
@@ -246,19 +190,31 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
   if (auto here = home_.check(source_.name); !here) return std::unexpected(here.error());
   std::int64_t batch = 1;
   if (auto fits = check(request, batch); !fits) return std::unexpected(fits.error());
-  for (Tensor& input : request.inputs) {
-    if (auto placed = inputs_.place(input, placement_.of(input.name)); !placed)
-      return std::unexpected(placed.error());
-  }
+  std::vector<ArrivingInput> arriving;
+  if (auto placed = inputs_.place(request.inputs, placement_, arriving); !placed)
+    return std::unexpected(placed.error());
   std::shared_ptr<CallState> call = take_call();
   call->prepare(scheduler_, std::move(request), std::move(on_done), deadline);
   call->set_batch_size(batch);
   Span span(Phase::Submit, call->number());
-  if (auto queued = scheduler_->submit(call); !queued) {
+  auto queued = arriving.empty() ? scheduler_->submit(call) : scheduler_->admit(call);
+  if (!queued) {
     call->give_back(request, on_done);
+    InputMemory::undo(arriving, request.inputs);
     return std::unexpected(queued.error());
   }
+  if (!arriving.empty()) queue_when_there(call, std::move(arriving));
   return call;
+}
+
+void ModelState::queue_when_there(const std::shared_ptr<CallState>& call,
+                                  std::vector<ArrivingInput> arriving) {
+  inputs_.start(std::move(arriving), call->request().inputs,
+                [call, scheduler = scheduler_](Result<void> how) {
+                  if (how) return scheduler->queue(call);
+                  how.error().context = {scheduler->model_name(), {}, call->request().id};
+                  call->fail(how.error());
+                });
 }
 
 ModelStatistics ModelState::statistics() const {
@@ -282,6 +238,7 @@ ModelStatistics ModelState::statistics() const {
   result.arena_bytes_in_use = arena.bytes_in_use;
   result.arena_bytes = arena.segment_bytes;
   result.arena_peak_bytes = arena.peak_segment_bytes;
+  result.arena_pinned_bytes = host_->pinned_bytes();
   result.gpus = gpus_->statistics();
   for (const auto& instance : instances_) result.instances.push_back(instance->statistics());
   return result;

@@ -7,12 +7,15 @@
 
 #include <atomic>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
 
+#include "background.h"
 #include "host_arena.h"
 #include "input_memory.h"
 #include "input_placement.h"
@@ -35,6 +38,7 @@ struct ServerParts {
   std::shared_ptr<SegmentAuthority> segments = std::make_shared<SegmentAuthority>();
   std::shared_ptr<Gpus> gpus = std::make_shared<Gpus>();
   std::shared_ptr<IdleWatch> watch = std::make_shared<IdleWatch>();
+  std::shared_ptr<Background> background = std::make_shared<Background>();
   std::shared_ptr<Logger> logger;
 };
 
@@ -90,6 +94,8 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   Result<void> start();
   Result<void> complete_config(const std::string& completed);
   std::vector<Placement> placements() const;
+  using Environment = std::map<std::string, std::optional<std::string>>;
+  Result<int> choose_gpu(const Placement& placement, Environment& environment) const;
   Result<InstanceSpec> spec(std::size_t index, const Placement& placement) const;
   std::string initialize_args(const Placement& placement) const;
   Result<void> add_instance(InstanceSpec spec);
@@ -97,6 +103,8 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   Result<void> check(const Request& request, std::int64_t& batch) const;
   Result<void> check_sizes(const Request& request) const;
   std::shared_ptr<CallState> take_call();
+  void queue_when_there(const std::shared_ptr<CallState>& call,
+                        std::vector<ArrivingInput> arriving);
 
   ModelSource source_;
   const ServerOptions options_;

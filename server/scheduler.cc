@@ -21,8 +21,7 @@ void Scheduler::stop() {
   if (timer_.joinable()) timer_.join();
 }
 
-Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
-  std::unique_lock lock(mutex_);
+Result<void> Scheduler::admit(const std::shared_ptr<CallState>& call, bool queued_later) {
   if (closed_) return std::unexpected(*closed_);
   if (queue_.size() >= options_.max_queue) {
     return std::unexpected(
@@ -32,20 +31,49 @@ Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
                   " requests): send fewer at a time, or raise max_queue_size in its config",
               {options_.model, {}, call->request().id}});
   }
-  if (call->deadline()) {
+  if (call->deadline() || queued_later) {
     try {
       start_timer();
     } catch (const std::system_error& none) {
-      return failure(ErrorCode::System,
-                     std::string("a thread for the request's deadline: ") + none.what());
+      return failure(
+          ErrorCode::System,
+          std::string("a thread for the request's deadline or its inputs: ") + none.what());
     }
+  }
+  if (call->deadline()) {
     const auto place = deadlines_.emplace(*call->deadline(), call);
     if (place == deadlines_.begin()) timer_changed_.notify_one();
   }
-  queue_.push_back(call);
   ++counts_.in_flight;
+  return {};
+}
+
+Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
+  std::unique_lock lock(mutex_);
+  if (auto admitted = admit(call, false); !admitted) return admitted;
+  queue_.push_back(call);
   dispatch(std::move(lock));
   return {};
+}
+
+Result<void> Scheduler::admit(const std::shared_ptr<CallState>& call) {
+  std::scoped_lock lock(mutex_);
+  return admit(call, true);
+}
+
+// The timer's thread sends it: whoever calls this must not wait for a stub's ring.
+void Scheduler::queue(const std::shared_ptr<CallState>& call) {
+  std::unique_lock lock(mutex_);
+  if (call->done()) return;  // cancelled meanwhile
+  if (stopping_) {
+    Error error = closed_.value_or(Error{ErrorCode::Closed, "the model was unloaded", {}});
+    error.context.request_id = call->request().id;
+    lock.unlock();
+    return call->fail(error);
+  }
+  queue_.push_back(call);
+  timer_at_ = std::chrono::steady_clock::now();
+  timer_changed_.notify_one();
 }
 
 void Scheduler::forget(CallState& call) {

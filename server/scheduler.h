@@ -51,6 +51,10 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   // From now on a call that isn't finished by its deadline is cancelled. Errors: QueueFull, Closed,
   // System (no thread for the deadline).
   Result<void> submit(const std::shared_ptr<CallState>& call);
+  // The same for one whose inputs are still on their way: it is counted, and queued by queue(),
+  // which any thread may call that must not block. Errors: as submit().
+  Result<void> admit(const std::shared_ptr<CallState>& call);
+  void queue(const std::shared_ptr<CallState>& call);
   // Takes it out of the queue if it is there.
   void forget(CallState& call);
   // Where an instance's batches go from now on; nullptr while it has no stub.
@@ -83,6 +87,7 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   };
   using TimePoint = std::chrono::steady_clock::time_point;
 
+  Result<void> admit(const std::shared_ptr<CallState>& call, bool queued_later);  // under mutex_
   // Sends what can be sent. Takes mutex_ locked, and unlocks it.
   void dispatch(std::unique_lock<std::mutex> lock);
   // A batch that `instance` did not take: it goes back, or fails where it can't be sent to anybody.

@@ -56,7 +56,7 @@ StubLink::StubLink(LinkOptions options, std::shared_ptr<ControlSocket> socket,
       link_number_(next_link_number()),
       events_(events),
       logger_(std::move(logger)),
-      ended_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      woken_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       lent_(host_->arena()) {}
 
 Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options,
@@ -72,7 +72,7 @@ Result<std::shared_ptr<StubLink>> StubLink::open(LinkOptions options,
 }
 
 Result<void> StubLink::start() {
-  if (!ended_) return system_failure("eventfd for a stub", errno);
+  if (!woken_) return system_failure("eventfd for a stub", errno);
   auto ring = segments_->create(channel_bytes(options_.ring_capacity));
   if (!ring) return std::unexpected(ring.error());
   Channel::Options channel;
@@ -120,7 +120,7 @@ StubLink::~StubLink() {
 
 void StubLink::wake_supervisor() const noexcept {
   std::uint64_t one = 1;
-  (void)!::write(ended_.get(), &one, sizeof one);
+  (void)!::write(woken_.get(), &one, sizeof one);
 }
 
 void StubLink::collect(std::vector<Mapping>& mappings) {
@@ -359,6 +359,7 @@ void StubLink::close(const Error& why) {
   {
     std::scoped_lock lock(mutex_);
     lent_.clear();
+    reads_done_.clear();
   }
   channel_->close(why);
   // Here and not where the last one lets go of the link, which may be that thread.

@@ -77,8 +77,8 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Error Protocol: it drops what it doesn't have or what callers hold.
   void on_segment_request(const protocol::SegmentRequest& request);
   Result<void> on_stub_dropped_segment(SegmentId id);
-  // The stub's model made a tensor on a GPU / wants one of its inputs where the CPU can read it:
-  // that waits for the GPU. Error Protocol: it asks for what it doesn't hold.
+  // The stub's model made a tensor on a GPU / wants one of its inputs where the CPU can read it.
+  // Error Protocol: it asks for what it doesn't hold.
   Result<void> on_device_request(const protocol::DeviceRequest& request);
   Result<void> on_read_device(const protocol::ReadDevice& request);
 
@@ -90,9 +90,11 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   bool closed() const;
   // True once the inbox found the stub's messages invalid: whoever supervises it must kill it.
   bool broken() const noexcept { return channel_->inbox().stopped(); }
-  // Becomes readable then.
-  int ended_fd() const noexcept { return ended_.get(); }
+  // Becomes readable then, and when the supervisor is to call on_woken().
+  int woken_fd() const noexcept { return woken_.get(); }
   void wake_supervisor() const noexcept;
+  // Sends the stub what others have ready for it. The supervisor's.
+  void on_woken();
   Error why_broken() const { return channel_->inbox().error(); }
 
   std::size_t batches_inside() const;
@@ -221,8 +223,14 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   Buffer hold_device(const protocol::MemoryRef& memory, const LeaseBook::Range& lent);
   Result<Buffer> take_device_memory(const protocol::TensorRecord& tensor);
   void respond_when_complete(std::uint64_t batch);
-  Result<protocol::MemoryRef> read_device(DeviceLane& lane, const std::byte* data,
-                                          std::size_t bytes);
+
+  // ---- inputs on a GPU that the stub reads on the CPU (stub_link_reads.cc)
+  struct DoneRead {
+    std::uint64_t number = 0;  // of what it asked
+    Result<Buffer> copy;
+  };
+  void read_done(std::uint64_t number, Result<Buffer> copy);
+  Result<protocol::MemoryRef> lend_read(const Result<Buffer>& copy);
 
   Error in_context(Error error, const std::string& request_id = {}) const;
   Error violation(const std::string& what) const;
@@ -238,7 +246,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   InstanceEvents& events_;
   const std::shared_ptr<Logger> logger_;
   std::unique_ptr<Channel> channel_;
-  UniqueFd ended_;  // an eventfd
+  UniqueFd woken_;  // an eventfd
   std::thread background_;
 
   StubSegments stub_segments_;
@@ -256,6 +264,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   std::unordered_map<std::uint64_t, DeviceLoan> device_loans_;  // by lease
   RangeTable out_;                                              // of the stub's arena, to callers
   RangeTable device_out_;                                       // of its arenas on GPUs
+  std::vector<DoneRead> reads_done_;                            // for the supervisor to send
   std::uint64_t failures_logged_ = 0;
   std::uint64_t failures_silenced_ = 0;
   std::chrono::steady_clock::time_point failures_window_{};

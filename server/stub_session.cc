@@ -117,7 +117,7 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
                              {stoppable ? stop_fd_ : -1, POLLIN, 0},
                              {stdout_open_ ? process_.stdout_fd() : -1, POLLIN, 0},
                              {stderr_open_ ? process_.stderr_fd() : -1, POLLIN, 0},
-                             {link_ ? link_->ended_fd() : -1, POLLIN, 0}}};
+                             {link_ ? link_->woken_fd() : -1, POLLIN, 0}}};
   int count = ::poll(fds.data(), fds.size(), poll_timeout(deadline));
   if (count < 0 && errno != EINTR)
     return std::unexpected(ended(std::string("poll: ") + std::strerror(errno)));
@@ -136,6 +136,7 @@ Result<StubSession::Step> StubSession::step(const Deadline& deadline, bool stopp
     }
   }
   if (fds[0].revents) return std::unexpected(ended(""));
+  if (fds[5].revents) link_->on_woken();
   if (link_ && link_->broken()) {
     // A socket that is closed may be a death that isn't told yet.
     const Error why = link_->why_broken();

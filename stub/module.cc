@@ -189,6 +189,11 @@ PyObject* be_strict(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+PyObject* pin_memory(PyObject*, PyObject*) {
+  state().link->pins().want();
+  Py_RETURN_NONE;
+}
+
 PyObject* give(PyObject*, PyObject* object) {
   if (!numpy::load()) return nullptr;
   const numpy::Array* array = numpy::as_array(object);
@@ -229,6 +234,8 @@ PyMethodDef functions[] = {
      "empty_on_device(shape, triton dtype number, ordinal) -> Tensor"},
     {"give_on_device", give_on_device, METH_O,
      "give_on_device(Tensor or CUDA array) -> whether its memory is ours"},
+    {"pin_memory", pin_memory, METH_NOARGS,
+     "shared memory is registered with CUDA once the model has made a context"},
     {"be_strict", be_strict, METH_NOARGS, "as_numpy() of a device tensor is an error from now on"},
     {"give", give, METH_O, "give(array) -> whether its memory is the arena's"},
     {"arena_free_bytes", arena_free_bytes, METH_NOARGS,

@@ -93,6 +93,7 @@ Result<void> StubLink::start(const Interpreter& interpreter) {
       [this](SegmentId id) { (void)socket_.send(protocol::SegmentDropped{id}); });
   lent_ = std::make_unique<LeaseBook>(*arena_);
   make_devices();
+  make_pins();
   make_channel(std::move(*ring), welcome->ring_capacity);
   control_ = std::thread([this] { serve_control(); });
   background_ = std::thread([this] { channel_->inbox().serve_background(); });
@@ -272,15 +273,20 @@ void StubLink::trim() {
 std::optional<Event> StubLink::wait(const Deadline& deadline) {
   while (true) {
     bool trim_now = false;
+    std::optional<Event> event;
     {
       std::scoped_lock lock(mutex_);
       if (!events_.empty()) {
-        Event event = std::move(events_.front());
+        event = std::move(events_.front());
         events_.erase(events_.begin());
-        return event;
+      } else {
+        trim_now = std::exchange(trim_wanted_, false);
+        arrived_.reset();
       }
-      trim_now = std::exchange(trim_wanted_, false);
-      arrived_.reset();
+    }
+    if (event) {
+      if (std::holds_alternative<InboundBatch>(*event)) pins_->refresh();
+      return event;
     }
     if (trim_now) trim();
     (void)channel_->flush_releases();

@@ -19,6 +19,7 @@
 
 #include "devices.h"
 #include "inbound.h"
+#include "memory_pins.h"
 #include "replies.h"
 
 namespace tensorferry::stub {
@@ -52,6 +53,7 @@ class StubLink {
 
   Arena& arena() noexcept { return *arena_; }
   Devices& devices() noexcept { return *devices_; }
+  MemoryPins& pins() noexcept { return *pins_; }
   // Lends a held block of that arena of ours to the server; its hold becomes the lease's.
   std::uint64_t lend(Arena& arena, const Block& block, std::byte* data, std::size_t bytes);
   // The opposite, for a lease that no message has named.
@@ -71,6 +73,7 @@ class StubLink {
   Result<void> start(const Interpreter& interpreter);
   void make_channel(std::shared_ptr<Segment> ring, std::size_t capacity);
   void make_devices();
+  void make_pins();
   Result<void> ask_for_device(const cuda::Uuid& uuid);
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
   // Drops idle segments and tells the server so. The waiting thread's.
@@ -95,6 +98,7 @@ class StubLink {
   std::unique_ptr<LeaseBook> lent_;
   std::unique_ptr<Channel> channel_;
   std::unique_ptr<Devices> devices_;
+  std::unique_ptr<MemoryPins> pins_;
   Replies replies_;
   std::mutex asked_mutex_;
   std::optional<std::pair<std::uint64_t, cuda::Uuid>> asked_device_;  // under asked_mutex_

@@ -28,6 +28,19 @@ void StubLink::make_devices() {
   devices_ = std::make_unique<Devices>(std::move(peer));
 }
 
+void StubLink::make_pins() {
+  pins_ = std::make_unique<MemoryPins>(
+      [this] {
+        auto mapped = host_segments_.all();
+        for (auto& own : arena_->segments()) mapped.push_back(std::move(own));
+        return mapped;
+      },
+      [this](const std::string& why) {
+        (void)log(protocol::LogLevel::Warning, "tensorferry", 0,
+                  "TENSORFERRY_PIN: shared memory can't be pinned: " + why);
+      });
+}
+
 // The offer names no number: it may come by itself, too.
 Result<void> StubLink::ask_for_device(const cuda::Uuid& uuid) {
   const std::uint64_t number = replies_.next_number();

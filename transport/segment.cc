@@ -72,6 +72,7 @@ std::size_t Segment::rounded(std::size_t bytes) noexcept {
 }
 
 Segment::~Segment() {
+  registration_.reset();
   if (!keeper_) ::munmap(data_, bytes_);
 }
 

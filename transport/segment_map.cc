@@ -36,6 +36,14 @@ std::shared_ptr<Segment> SegmentMap::find(SegmentId id) const {
   return it == impl_->segments.end() ? nullptr : it->second;
 }
 
+std::vector<std::shared_ptr<Segment>> SegmentMap::all() const {
+  std::shared_lock lock(impl_->mutex);
+  std::vector<std::shared_ptr<Segment>> result;
+  result.reserve(impl_->segments.size());
+  for (const auto& [id, segment] : impl_->segments) result.push_back(segment);
+  return result;
+}
+
 Result<SegmentMap::Range> SegmentMap::resolve(SegmentId id, std::uint64_t offset,
                                               std::uint64_t bytes) const {
   auto segment = find(id);

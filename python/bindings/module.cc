@@ -90,7 +90,8 @@ py::dict statistics_of(const server::ModelStatistics& model) {
       "stub_copied_bytes"_a = model.stub_copied_bytes, "queued"_a = model.queued,
       "in_flight"_a = model.in_flight, "arena_bytes_in_use"_a = model.arena_bytes_in_use,
       "arena_bytes"_a = model.arena_bytes, "arena_peak_bytes"_a = model.arena_peak_bytes,
-      "gpus"_a = gpus, "instances"_a = instances);
+      "arena_pinned_bytes"_a = model.arena_pinned_bytes, "gpus"_a = gpus,
+      "instances"_a = instances);
 }
 
 // Runs `work(stop_token)` on a thread of its own, so that a signal's exception (Ctrl-C) can end it.

@@ -63,6 +63,8 @@ BELOW_THE_SEAM = [
     "stub_process.cc",
     "stub_link.cc",
     "stub_link_answers.cc",
+    "stub_link_placement.cc",
+    "stub_link_reads.cc",
     "stub_link_requests.cc",
 ]
 ABOVE_THE_SEAM = {

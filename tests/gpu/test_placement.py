@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,25 @@ def test_once_warm_the_copy_makes_no_thread_wait(tmp_path: Path) -> None:
             "events_created",
         )
         same({name: now.get(name, 0) for name in waits}, dict.fromkeys(waits, 0))
+
+
+def test_memory_that_is_used_again_does_not_change_what_was_sent(tmp_path: Path) -> None:
+    body = """
+    self.kept.append(tensor)
+    return Response([Tensor("OUT", self.kept[0].as_numpy() if len(self.kept) > 1 else np.zeros(1, np.float32))])
+    """
+    with served(tmp_path, body, gpu=False, more=placed("IN=gpu")) as model:
+        model.empty((COUNT,), np.float32, device="cuda:0")  # the first use of a GPU
+        model.empty((COUNT,), np.float32)
+        give_up = time.monotonic() + 30
+        while not model.server.statistics()["m"]["arena_pinned_bytes"] and time.monotonic() < give_up:
+            time.sleep(0.01)
+        for start in range(4):
+            given = model.empty((COUNT,), np.float32)
+            given[:] = ramp(start)
+            answer = model.infer({"IN": given})["OUT"]
+            if start:
+                np.testing.assert_array_equal(np.asarray(answer), ramp(0))
 
 
 def test_a_stub_that_dies_gives_its_batch_and_memory_back(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_model import COUNT, pid_of, ramp, same, served
+from device_model import COUNT, Driver, pid_of, ramp, same, served, since
 
 from tensorferry import _server
 
@@ -90,3 +90,50 @@ out.copy_(torch.from_dlpack(tensor))
 return Response([Tensor.from_dlpack("OUT", out)])
 """
     check(tmp_path, body, lambda x: x)
+
+
+PINNED = """
+if not self.kept and tensor.as_numpy()[0] > 0:
+    self.kept.append(torch.zeros(1, device="cuda"))
+host = [torch.from_dlpack(tensor), torch.from_numpy(np.zeros(5000, np.float32))]
+return Response([Tensor("OUT", np.array([one.is_pinned() for one in host], np.float32))])
+"""
+
+
+def pinned_in_turn(folder: Path, more: str) -> list[list[float]]:
+    """What is_pinned() says of an input and of an array made in execute(): before the model has a context, and after."""
+    with served(folder, "import torch\n" + PINNED, gpu=False, cpu_inputs=True, more=more) as model:
+        inputs = [np.full(COUNT, first, np.float32) for first in (0, 0, 1, 1)]
+        said = [np.asarray(model.infer({"IN": one})["OUT"]).tolist() for one in inputs]
+        same(host_waits(pid_of(model)), {})
+        return said
+
+
+def test_shared_memory_is_pinned_where_the_model_asks_and_once_it_has_a_context(tmp_path: Path) -> None:
+    asked = 'parameters { key: "TENSORFERRY_PIN" value: { string_value: "1" } }'
+    same(pinned_in_turn(tmp_path, asked), [[0, 0], [0, 0], [0, 0], [1, 1]])
+
+
+def test_it_is_not_where_the_model_does_not_ask(tmp_path: Path) -> None:
+    same(pinned_in_turn(tmp_path, ""), [[0, 0]] * 4)
+
+
+def test_a_copy_from_pinned_memory_waits_for_nothing(tmp_path: Path) -> None:
+    body = """
+if not self.kept:
+    self.kept.append(torch.zeros(1, device="cuda"))
+there = torch.from_dlpack(tensor).to("cuda", non_blocking=True)
+self.kept[1:] = [tensor]  # as long as the copy may be under way
+return Response([Tensor.from_dlpack("OUT", there)])
+"""
+    asked = 'parameters { key: "TENSORFERRY_PIN" value: { string_value: "1" } }'
+    driver = Driver()
+    with served(tmp_path, "import torch\n" + body, gpu=False, cpu_inputs=True, more=asked) as model:
+        for _ in range(2):
+            model.infer({"IN": ramp()})
+        before = driver.counters(pid_of(model))
+        for start in range(3):
+            answer = model.infer({"IN": ramp(start)})["OUT"]
+            np.testing.assert_array_equal(answer.numpy(), ramp(start))
+        now = since(before, driver.counters(pid_of(model)))
+        same((now.get("copies_h2d_pinned", 0), now.get("copies_h2d_pageable", 0)), (3, 0))

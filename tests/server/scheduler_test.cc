@@ -54,6 +54,47 @@ TEST_F(SchedulerTest, WithoutAStubRequestsWaitForOne) {
   expect_answered(*call);
 }
 
+TEST_F(SchedulerTest, OneWhoseInputsAreOnTheirWayIsQueuedWhenTheyAreThere) {
+  start({});
+  connect();
+  auto late = make("late");
+  ASSERT_TRUE(scheduler_->admit(late));
+  EXPECT_EQ(scheduler_->counts().in_flight, 1u);
+  auto other = submit("other");
+  SeenBatch first = stub().next_batch();
+  EXPECT_EQ(ids(first), Ids{"other"});
+  scheduler_->queue(late);
+  SeenBatch second = stub().next_batch();
+  EXPECT_EQ(ids(second), Ids{"late"});
+  answer(first);
+  answer(second);
+  expect_answered(*other);
+  expect_answered(*late);
+}
+
+TEST_F(SchedulerTest, OneThatIsCancelledOnItsWayIsNotQueued) {
+  start({});
+  connect();
+  auto late = make("late", 1, 1, {}, Clock::now() + milliseconds(5));
+  ASSERT_TRUE(scheduler_->admit(late));
+  EXPECT_EQ(outcome(*late), ErrorCode::DeadlineExceeded);
+  scheduler_->queue(late);
+  EXPECT_EQ(queued(), 0u);
+  EXPECT_TRUE(scheduler_->drain(soon()));
+}
+
+TEST_F(SchedulerTest, OneThatIsLateForTheEndFailsWithTheReason) {
+  start({});
+  auto late = make("late");
+  ASSERT_TRUE(scheduler_->admit(late));
+  EXPECT_FALSE(scheduler_->drain(Clock::now() + milliseconds(5))) << "it is inside";
+  scheduler_->close({ErrorCode::Closed, "model 'm' was unloaded", {}});
+  EXPECT_FALSE(scheduler_->admit(make("later")));
+  scheduler_->stop();
+  scheduler_->queue(late);
+  EXPECT_EQ(outcome(*late), ErrorCode::Closed);
+}
+
 SchedulerOptions batching(std::int64_t most, std::vector<std::int64_t> preferred,
                           std::chrono::microseconds delay) {
   SchedulerOptions options;

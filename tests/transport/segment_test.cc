@@ -50,6 +50,29 @@ UniqueFd memfd(std::size_t bytes, int seals) {
   return fd;
 }
 
+TEST(Segment, LetsItsRegistrationGoWhileItIsStillMapped) {
+  auto segment = Segment::create(7, 4096).value();
+  EXPECT_FALSE(segment->is_pinned());
+  std::byte* data = segment->data();
+  data[0] = std::byte{5};
+  std::byte seen{0};
+  segment->pin(std::shared_ptr<void>(
+      data, [&seen](void* memory) { seen = *static_cast<std::byte*>(memory); }));
+  EXPECT_TRUE(segment->is_pinned());
+  EXPECT_EQ(seen, std::byte{0});
+  segment.reset();
+  EXPECT_EQ(seen, std::byte{5});
+}
+
+TEST(SegmentMap, TellsWhatItHas) {
+  SegmentMap map;
+  EXPECT_TRUE(map.all().empty());
+  for (SegmentId id : {1u, 2u}) map.insert(Segment::create(id, 4096).value());
+  map.erase(1);
+  ASSERT_EQ(map.all().size(), 1u);
+  EXPECT_EQ(map.all().front()->id(), 2u);
+}
+
 TEST(Segment, IsWritableWholePagesAndZero) {
   auto segment = Segment::create(7, 5000);
   ASSERT_TRUE(segment) << segment.error().message;

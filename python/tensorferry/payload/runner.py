@@ -77,8 +77,10 @@ class _Stub:
         self.import_model(path)
         arguments = json.loads(args)
         config = json.loads(arguments["model_config"])
-        if config.get("parameters", {}).get("TENSORFERRY_STRICT", {}).get("string_value", "0") == "1":
+        if _parameter(config, "TENSORFERRY_STRICT") == "1":
             _ferry_stub.be_strict()
+        if _parameter(config, "TENSORFERRY_PIN") == "1":
+            _ferry_stub.pin_memory()
         self.decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
         self.model = self.model_class()()
         if hasattr(self.model, "initialize"):
@@ -105,6 +107,10 @@ class _Stub:
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
         return self.loop.run_until_complete(coroutine)
+
+
+def _parameter(config, name):
+    return config.get("parameters", {}).get(name, {}).get("string_value", "")
 
 
 def _attempt(what, function, *arguments):

@@ -7,12 +7,17 @@
 #include <tensorferry/transport/error.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace tensorferry::cuda {
 
 // True if some part of this process has made the device's primary context already. Makes none.
 Result<bool> primary_context_active(const Device& device);
+
+// The first device that something in this process has made a primary context of; nothing where none
+// is. Neither loads nor initialises a driver: for those who must not be the first to use one.
+std::optional<int> device_in_use() noexcept;
 
 // Holds the primary context; the last holder of it lets it go. Immutable; any thread.
 class PrimaryContext {

@@ -47,6 +47,7 @@ struct ModelStatistics {
   std::size_t arena_bytes_in_use = 0;  // of the host arena
   std::size_t arena_bytes = 0;         // its segments, now
   std::size_t arena_peak_bytes = 0;    // the same, at most at one time
+  std::size_t arena_pinned_bytes = 0;  // of its segments: those that the driver knows
   std::vector<GpuStatistics> gpus;     // those that its tensors came from, or went to
   std::vector<InstanceStatistics> instances;
 };

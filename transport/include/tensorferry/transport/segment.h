@@ -5,17 +5,20 @@
 #include <tensorferry/transport/error.h>
 #include <tensorferry/transport/unique_fd.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 namespace tensorferry {
 
 using SegmentId = std::uint32_t;
 
-// One mapping of a segment, writable. Immutable after construction; use by any thread. Shared by
-// all who hold ranges of it (std::shared_ptr): the last one unmaps.
+// One mapping of a segment, writable. Immutable after construction, but for pin(); use by any
+// thread. Shared by all who hold ranges of it (std::shared_ptr): the last one unmaps.
 class Segment {
  public:
   // Server only. Creates a memfd of `bytes` (rounded up to pages), reserves every page of it so
@@ -45,6 +48,13 @@ class Segment {
   std::byte* data() const noexcept { return data_; }
   int fd() const noexcept { return fd_.get(); }
   const std::shared_ptr<void>& keeper() const noexcept { return keeper_; }  // of adopted memory
+  // The memory is known to a device's driver, for as long as `registration` is held: until just
+  // before it is unmapped. Once, by one thread.
+  void pin(std::shared_ptr<void> registration) noexcept {
+    registration_ = std::move(registration);
+    pinned_.store(true, std::memory_order_release);
+  }
+  bool is_pinned() const noexcept { return pinned_.load(std::memory_order_acquire); }
   // True if [offset, offset + bytes) lies inside; never overflows.
   bool contains(std::uint64_t offset, std::uint64_t bytes) const noexcept {
     return offset <= bytes_ && bytes <= bytes_ - offset;
@@ -59,6 +69,8 @@ class Segment {
   std::byte* data_;
   std::size_t bytes_;
   std::shared_ptr<void> keeper_;  // of adopted memory, which is not ours to unmap
+  std::shared_ptr<void> registration_;
+  std::atomic<bool> pinned_{false};
 };
 
 // What a process has mapped of somebody's segments, by id. Thread-safe; find() takes a shared lock.
@@ -69,6 +81,7 @@ class SegmentMap {
   void insert(std::shared_ptr<Segment> segment);
   void erase(SegmentId id);
   std::shared_ptr<Segment> find(SegmentId id) const;  // nullptr where there is none
+  std::vector<std::shared_ptr<Segment>> all() const;
   // The range as memory of this process, with what keeps it mapped; an error (Protocol) when the
   // segment is unknown or the range leaves it.
   struct Range {
