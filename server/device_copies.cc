@@ -1,45 +1,19 @@
 #include "device_copies.h"
 
-#include <tensorferry/cuda/device_copy.h>
-
 namespace tensorferry::server {
-namespace {
-
-Result<void> put_copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
-  return gpu.enqueue([&](cuda::StreamHandle ours) {
-    return cuda::copy_async(cuda::device_ptr(to.data()), cuda::device_ptr(from), to.size(), ours,
-                            CopyKind::DeviceToHost);
-  });
-}
-
-}  // namespace
 
 Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& source) {
-  cuda::StreamHandle used = nullptr;
-  if (source.after_all && !source.stream) {
-    if (auto ordered = gpu.follow(std::nullopt); !ordered) return ordered;
-  }
-  auto copied = gpu.enqueue([&](cuda::StreamHandle ours) {
-    used = source.stream.value_or(ours);
-    return cuda::copy_async(cuda::device_ptr(to.bytes().data()), cuda::device_ptr(source.address),
-                            source.bytes, used, CopyKind::DeviceToDevice);
-  });
-  if (copied && source.stream) copied = gpu.follow(source.stream);
-  if (!copied || !source.keeper) return copied;
-  gpu.when_done(std::span(&used, 1), [keeper = source.keeper](Result<void>) {});
-  return {};
-}
-
-Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
-  if (to.empty()) return {};
-  auto copied = put_copy_to_host(gpu, to, from);
-  return copied ? gpu.wait(cuda::WaitReason::HostArray) : copied;
+  auto used =
+      gpu.copy_in(cuda::device_ptr(to.bytes().data()),
+                  {source.address, source.bytes, source.stream, source.after_all, source.keeper});
+  if (!used) return std::unexpected(used.error());
+  return source.stream ? gpu.follow(source.stream) : Result<void>{};
 }
 
 void copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from, bool pinned,
                   Gpu::Done done) {
-  if (!pinned || to.empty()) return done(copy_to_host(gpu, to, from));
-  if (auto put = put_copy_to_host(gpu, to, from); !put) return done(std::move(put));
+  if (!pinned || to.empty()) return done(gpu.copy_to_host(to, from));
+  if (auto put = gpu.put_to_host(to, from); !put) return done(std::move(put));
   const cuda::StreamHandle ours = gpu.stream();
   gpu.when_done(std::span(&ours, 1), std::move(done));
 }

@@ -1,5 +1,5 @@
 // Copies of device memory that cross to a model: put on a stream, counted, and waited for by nobody
-// but where the CPU is to read the result.
+// but where host memory isn't pinned.
 #pragma once
 
 #include <tensorferry/server/buffer.h>
@@ -15,11 +15,9 @@ namespace tensorferry::server {
 
 // What we put on our stream later comes after the copy.
 Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& source);
-// As many bytes as `to` has. Waits for the device; counted as a wait for a host array.
-Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from);
-
-// The same to memory that is pinned, or isn't. `done` is called by the poller once the bytes are
-// there (gpu.h), so that nobody waits; where it isn't pinned, or on an error, before this returns.
+// As many bytes as `to` has, which is pinned or isn't. `done` is called by the poller once the
+// bytes are there (gpu.h), so that nobody waits; where it isn't pinned, or on an error, before this
+// returns.
 void copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from, bool pinned,
                   Gpu::Done done);
 

@@ -28,8 +28,8 @@ DeviceLane::DeviceLane(GpuArena arena, std::unique_ptr<cuda::EventRing> to_stub,
     : arena_(std::move(arena)),
       to_stub_(std::move(to_stub)),
       from_stub_(std::move(from_stub)),
-      holders_(kEvents),
-      recorded_(kEvents) {}
+      recorded_(kEvents),
+      holders_(kEvents) {}
 
 Result<std::shared_ptr<DeviceLane>> DeviceLane::open(GpuArena arena) {
   auto to_stub = cuda::EventRing::create(arena.gpu->context(), kEvents);
@@ -98,28 +98,8 @@ cuda::EventHandle DeviceLane::our_event(const protocol::EventSlot& ready) const 
   return *to_stub_->event({ready.slot, ready.generation});
 }
 
-Result<void> DeviceLane::take_recorded(const protocol::EventSlot& recorded) {
-  std::scoped_lock lock(mutex_);
-  if (recorded.slot >= recorded_.size()) {
-    return failure(ErrorCode::Protocol, "it names event " + std::to_string(recorded.slot) + " of " +
-                                            std::to_string(recorded_.size()));
-  }
-  Recorded& entry = recorded_[recorded.slot];
-  if (entry.out || recorded.generation <= entry.generation) {
-    return failure(ErrorCode::Protocol, "it names event " + std::to_string(recorded.slot) +
-                                            ", which is under way or was another message's");
-  }
-  entry = {true, recorded.generation};
-  return {};
-}
-
 cuda::EventHandle DeviceLane::stubs_event(const protocol::EventSlot& recorded) const {
   return from_stub_->at(recorded.slot);
-}
-
-void DeviceLane::give_back(const protocol::EventSlot& recorded) {
-  std::scoped_lock lock(mutex_);
-  recorded_[recorded.slot].out = false;
 }
 
 }  // namespace tensorferry::server

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <tensorferry/transport/control_socket.h>
+#include <tensorferry/transport/event_slots.h>
 #include <tensorferry/transport/protocol.h>
 
 #include <cstdint>
@@ -50,10 +51,12 @@ class DeviceLane {
 
   // ---- the stub's
   // An event that the stub says it has recorded. Error Protocol where it can't have.
-  Result<void> take_recorded(const protocol::EventSlot& recorded);
+  Result<void> take_recorded(const protocol::EventSlot& recorded) {
+    return recorded_.take(recorded);
+  }
   cuda::EventHandle stubs_event(const protocol::EventSlot& recorded) const;
   // It was seen complete: the stub is told and may record it again.
-  void give_back(const protocol::EventSlot& recorded);
+  void give_back(const protocol::EventSlot& recorded) { recorded_.give_back(recorded); }
 
   // ---- the stub's segments
   StubSegments& segments() noexcept { return segments_; }
@@ -66,14 +69,10 @@ class DeviceLane {
   const std::unique_ptr<cuda::EventRing> to_stub_;
   const std::unique_ptr<cuda::EventRing> from_stub_;
   StubSegments segments_;
+  RecordedSlots recorded_;  // of from_stub_
 
   mutable std::mutex mutex_;            // guards what follows
   std::vector<std::uint32_t> holders_;  // of to_stub_, by slot
-  struct Recorded {
-    bool out = false;
-    std::uint64_t generation = 0;  // the last one that the stub named
-  };
-  std::vector<Recorded> recorded_;  // of from_stub_, by slot
 };
 
 }  // namespace tensorferry::server

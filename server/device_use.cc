@@ -1,6 +1,5 @@
 #include <tensorferry/server/device_use.h>
 
-#include "device_copies.h"
 #include "device_hold.h"
 
 namespace tensorferry::server {
@@ -14,7 +13,7 @@ Result<Buffer> copy_to_host(const Buffer& buffer) {
   DeviceHold* hold = DeviceHold::of(buffer);
   if (!hold) return copy;  // nothing lies there
   if (auto followed = hold->follow_users(); !followed) return std::unexpected(followed.error());
-  if (auto copied = copy_to_host(hold->gpu(), copy.bytes(), buffer.bytes().data()); !copied)
+  if (auto copied = hold->gpu().copy_to_host(copy.bytes(), buffer.bytes().data()); !copied)
     return std::unexpected(copied.error());
   return copy;
 }

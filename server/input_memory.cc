@@ -1,12 +1,12 @@
 #include "input_memory.h"
 
 #include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/countdown.h>
 #include <tensorferry/transport/protocol.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "countdown.h"
 #include "device_copies.h"
 #include "device_hold.h"
 
@@ -136,7 +136,7 @@ Result<void> InputMemory::place_on_host(Tensor& input, std::size_t index,
   auto copied = DeviceHold::follow_users_of(input.data);
   const bool pinned = host_->is_pinned(*copy) && input.data.size() > 0;
   if (copied && !pinned)
-    copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
+    copied = arena->gpu->copy_to_host(copy->bytes(), input.data.bytes().data());
   if (!copied) return std::unexpected(in_model(copied.error()));
   std::swap(input.data, *copy);
   if (pinned) arriving.push_back({index, std::move(*copy), arena->gpu});

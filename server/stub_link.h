@@ -6,6 +6,7 @@
 #include <tensorferry/transport/channel.h>
 #include <tensorferry/transport/control_socket.h>
 #include <tensorferry/transport/copy.h>
+#include <tensorferry/transport/countdown.h>
 #include <tensorferry/transport/lease_book.h>
 #include <tensorferry/transport/log.h>
 #include <tensorferry/transport/range_table.h>
@@ -22,7 +23,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "countdown.h"
 #include "device_lane.h"
 #include "execution.h"
 #include "gpu_arenas.h"

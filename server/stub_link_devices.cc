@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "countdown.h"
 #include "device_hold.h"
 #include "stub_lease.h"
 #include "stub_link.h"

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <tensorferry/transport/arena.h>
+#include <tensorferry/transport/protocol.h>
 
 #include <cstdint>
 #include <functional>
@@ -12,7 +13,6 @@
 #include <span>
 #include <vector>
 
-#include "event_slots.h"
 #include "local_device.h"
 
 namespace tensorferry::stub {

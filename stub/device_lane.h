@@ -10,6 +10,7 @@
 
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/transport/arena.h>
+#include <tensorferry/transport/event_slots.h>
 
 #include <atomic>
 #include <functional>
@@ -21,7 +22,6 @@
 
 #include "chunk_shelf.h"
 #include "device_endings.h"
-#include "event_slots.h"
 #include "local_device.h"
 #include "replies.h"
 

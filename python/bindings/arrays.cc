@@ -1,5 +1,6 @@
 #include "arrays.h"
 
+#include <bindings_shared/foreign_tensor.h>
 #include <pybind11/stl.h>
 #include <tensorferry/server/device_use.h>
 #include <tensorferry/transport/copy.h>

@@ -1,13 +1,14 @@
 // Tensors in device memory: other libraries' as inputs, ours for other libraries.
 #pragma once
 
+#include <bindings_shared/device_source.h>
+#include <bindings_shared/dlpack_export.h>
 #include <pybind11/pybind11.h>
 #include <tensorferry/server/model.h>
 #include <tensorferry/transport/dtype.h>
 
 #include <cstdint>
 #include <optional>
-#include <string_view>
 #include <vector>
 
 #include "owner.h"
@@ -16,18 +17,14 @@ namespace tensorferry::python {
 
 namespace py = pybind11;
 
-// "cuda", "cuda:1": the ordinal. Nothing for "cpu" and None; ValueError for anything else.
-std::optional<int> cuda_ordinal(const py::object& device);
+// Whether a model's config can name it: float8 can cross only where no config is asked.
+inline bool has_a_name(DType dtype) noexcept {
+  return triton_number(dtype) != 0 && !dtype.is_bytes();
+}
 
-// Whether the object says that it lies in device memory: by __dlpack_device__, or by having
-// __cuda_array_interface__.
-bool is_on_device(const py::object& value);
-// The stream that a caller names: its number, or an object of cuda.core's (__cuda_stream__),
-// PyTorch's (cuda_stream) or CuPy's (ptr). Nothing for None; TypeError for anything else.
-using CallerStream = CUstream_st*;
-std::optional<CallerStream> stream_of_caller(py::handle stream);
-// A copy of it as an input's bytes, in C order. The copy is put on the stream that the caller names
-// or its library works on, where the library tells; else on one of ours, and this waits for it.
+// A copy of another library's device tensor as an input's bytes, in C order. The copy is put on the
+// stream that the caller names or its library works on, where the library tells; else on one of
+// ours, and this waits for it.
 server::Buffer copy_from_device(server::Model& model, const py::object& value,
                                 std::optional<CallerStream> stream, DType& dtype,
                                 std::vector<std::int64_t>& shape);

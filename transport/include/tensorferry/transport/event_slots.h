@@ -1,9 +1,10 @@
-// Which events of the ring that this stub records are free. The server alone looks whether one is
-// complete; it tells so, and then the slot is free again. What must live until then is kept with
-// the slot. Knows nothing of CUDA. Thread-safe.
+// Who may use the events of a ring just now: one side records them, the other one alone looks
+// whether they are complete, and says so. Knows nothing of CUDA.
 #pragma once
 
 #include <tensorferry/transport/deadline.h>
+#include <tensorferry/transport/error.h>
+#include <tensorferry/transport/protocol.h>
 
 #include <condition_variable>
 #include <cstdint>
@@ -15,8 +16,10 @@
 #include <span>
 #include <vector>
 
-namespace tensorferry::stub {
+namespace tensorferry {
 
+// The side that records: a slot is free again when the peer has seen it complete. What must live
+// until then is kept with the slot. Thread-safe.
 class EventSlots {
  public:
   struct Taken {
@@ -30,11 +33,11 @@ class EventSlots {
   std::optional<Taken> take();
   // The same, waiting for one; calls `meanwhile` now and then, without a lock.
   std::optional<Taken> take(const Deadline& deadline, const std::function<void()>& meanwhile);
-  // A slot that the server was never told of.
+  // A slot that the peer was never told of.
   void give_back(Taken taken);
-  // `kept` stays until the slot is seen complete. Before the server is told of it.
+  // `kept` stays until the slot is seen complete. Before the peer is told of it.
   void keep(Taken taken, Kept kept);
-  // The server saw it complete. What was kept with it, for the caller to drop outside of all locks;
+  // The peer saw it complete. What was kept with it, for the caller to drop outside of all locks;
   // nothing for a use that is not under way.
   std::optional<Kept> seen(std::uint32_t slot, std::uint64_t generation);
   std::size_t count() const noexcept { return slots_.size(); }
@@ -54,4 +57,22 @@ class EventSlots {
   std::deque<std::uint32_t> free_;  // the one that was free longest is taken first
 };
 
-}  // namespace tensorferry::stub
+// The side that looks: what the peer says that it has recorded. Thread-safe.
+class RecordedSlots {
+ public:
+  explicit RecordedSlots(std::size_t count) : slots_(count) {}
+  // Error Protocol where the peer can't have recorded it.
+  Result<void> take(const protocol::EventSlot& recorded);
+  // It was seen complete: the peer is told and may record it again.
+  void give_back(const protocol::EventSlot& recorded);
+
+ private:
+  struct Slot {
+    bool out = false;
+    std::uint64_t generation = 0;  // the last one that the peer named
+  };
+  std::mutex mutex_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace tensorferry

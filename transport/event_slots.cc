@@ -1,9 +1,10 @@
-#include "event_slots.h"
+#include <tensorferry/transport/event_slots.h>
 
 #include <chrono>
+#include <string>
 #include <utility>
 
-namespace tensorferry::stub {
+namespace tensorferry {
 namespace {
 
 constexpr std::chrono::milliseconds kTick{1};
@@ -65,4 +66,24 @@ std::optional<EventSlots::Kept> EventSlots::seen(std::uint32_t slot, std::uint64
   return std::exchange(slots_[slot].kept, {});
 }
 
-}  // namespace tensorferry::stub
+Result<void> RecordedSlots::take(const protocol::EventSlot& recorded) {
+  std::scoped_lock lock(mutex_);
+  if (recorded.slot >= slots_.size()) {
+    return failure(ErrorCode::Protocol, "it names event " + std::to_string(recorded.slot) + " of " +
+                                            std::to_string(slots_.size()));
+  }
+  Slot& slot = slots_[recorded.slot];
+  if (slot.out || recorded.generation <= slot.generation) {
+    return failure(ErrorCode::Protocol, "it names event " + std::to_string(recorded.slot) +
+                                            ", which is under way or was another message's");
+  }
+  slot = {true, recorded.generation};
+  return {};
+}
+
+void RecordedSlots::give_back(const protocol::EventSlot& recorded) {
+  std::scoped_lock lock(mutex_);
+  slots_[recorded.slot].out = false;
+}
+
+}  // namespace tensorferry

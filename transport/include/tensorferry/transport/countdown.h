@@ -9,7 +9,7 @@
 #include <mutex>
 #include <utility>
 
-namespace tensorferry::server {
+namespace tensorferry {
 
 // Thread-safe; shared by its parts.
 class Countdown {
@@ -33,4 +33,4 @@ class Countdown {
   Done done_;
 };
 
-}  // namespace tensorferry::server
+}  // namespace tensorferry
