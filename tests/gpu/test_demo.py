@@ -41,7 +41,7 @@ def test_device_rows_have_copies_waits_and_contexts_and_times_only_of_a_real_gpu
     assert counted == {
         "model.empty(device=), passed on": ({}, {}, 0, 0),
         "another library's array": ({"d2d": 1}, {}, 0, 0),
-        "as_numpy() in the model": ({"d2h": 1}, {}, 1, 0),
+        "as_numpy() in the model": ({"d2h": 1}, {}, 0, 0),
         "output: pb_utils.empty(device=)": ({}, {}, 0, 1),
         "output that the model keeps": ({}, {"d2d": 1}, 0, 1),
     }
