@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -24,6 +25,7 @@ struct Watch {
   EventHandle event;
   std::uint64_t owner;
   CompletionPoller::Done done;
+  Clock::time_point since = Clock::now();
 };
 struct Cancel {
   std::uint64_t owner;
@@ -34,6 +36,9 @@ struct Command {
   std::optional<Watch> watch;
   std::optional<Cancel> cancel;
 };
+
+// With more under way each is late by less than what is gained, and a CPU would never sleep.
+constexpr std::size_t kFewInFlight = 2;
 
 Result<void> closed() { return failure(ErrorCode::Closed, "the completion poller has ended"); }
 
@@ -48,7 +53,11 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
 
   std::atomic<bool> told{false};  // there are commands, or the end: seen without the mutex
   std::atomic<std::uint64_t> completed{0}, queries{0}, sleeps{0}, in_flight{0};
-  std::vector<Watch> active;  // the thread's own
+  // The thread's own.
+  std::vector<Watch> active;
+  std::map<std::uint64_t, Forecast> forecasts;  // by owner
+  BriefSpin spin;
+  SleepPacing pacing;
 
   void give(Command command) {
     std::scoped_lock lock(mutex);
@@ -91,6 +100,7 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     for (Command& command : given) {
       if (command.watch) active.push_back(std::move(*command.watch));
       if (!command.cancel) continue;
+      forecasts.erase(command.cancel->owner);
       for (std::size_t left = active.size(); left > 0; --left)
         if (active[left - 1].owner == command.cancel->owner)
           finish(take(left - 1), std::unexpected(command.cancel->why));
@@ -107,6 +117,7 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
       auto done = query(active[i].event);
       if (done && !*done) continue;
       any = true;
+      if (done) forecasts[active[i].owner].note(Clock::now() - active[i].since);
       if (done)
         finish(take(i), {});
       else
@@ -115,13 +126,38 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     return any;
   }
 
+  // When to look again and again: the next such time that isn't over; nothing where none is known.
+  std::optional<Forecast::Window> next_window() const {
+    std::optional<Forecast::Window> next;
+    if (active.size() > kFewInFlight) return next;
+    for (const Watch& watch : active) {
+      const auto forecast = forecasts.find(watch.owner);
+      if (forecast == forecasts.end()) continue;
+      const auto window = forecast->second.window(watch.since);
+      if (!window || window->end <= Clock::now()) continue;
+      if (!next || window->begin < next->begin) next = window;
+    }
+    return next;
+  }
+
+  bool look() {
+    const auto window = next_window();
+    const bool is_now = window && window->begin <= Clock::now();
+    return spin.wait([&] { return sweep() || told.load(std::memory_order_relaxed); },
+                     is_now ? window->end : Clock::time_point{});
+  }
+
+  Clock::time_point end_of_sleep() {
+    const auto usual = Clock::now() + pacing.next();
+    const auto window = next_window();
+    return window ? std::min(usual, window->begin) : usual;
+  }
+
   void run() {
     ::pthread_setname_np(::pthread_self(), "ferry-gpu-poll");
     // Short sleeps are meant as they are: the default adds 50 us to each.
     ::prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
     const RelaxedCapture relaxed;
-    BriefSpin spin;
-    SleepPacing pacing;
     std::vector<Command> given;
     std::unique_lock lock(mutex);
     while (true) {
@@ -132,15 +168,14 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
       lock.unlock();
       obey(given);
       if (last) break;
-      const bool moved = active.empty() ||
-                         spin.wait([&] { return sweep() || told.load(std::memory_order_relaxed); });
+      const bool moved = active.empty() || look();
       lock.lock();
       if (moved) {
         pacing.reset();
         continue;
       }
       sleeps.fetch_add(1, std::memory_order_relaxed);
-      changed.wait_for(lock, pacing.next(), [&] { return ending || !commands.empty(); });
+      changed.wait_until(lock, end_of_sleep(), [&] { return ending || !commands.empty(); });
     }
     while (!active.empty()) finish(take(active.size() - 1), closed());
   }

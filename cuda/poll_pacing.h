@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 namespace tensorferry::cuda {
@@ -20,12 +21,12 @@ inline constexpr std::chrono::microseconds kLongestSleep{200};
 class BriefSpin {
  public:
   // Returns true as soon as ready() does. Less time is spent on it when it was in vain lately; now
-  // and then it is tried again.
+  // and then it is tried again. Until `least` it goes on in any case.
   template <class Ready>
-  bool wait(Ready&& ready) {
+  bool wait(Ready&& ready, Clock::time_point least = {}) {
     if (ready()) return true;
-    const auto begin = Clock::now();
-    while (Clock::now() - begin < budget_) {
+    const auto end = std::max(Clock::now() + budget_, least);
+    while (Clock::now() < end) {
       ::sched_yield();
       if (!ready()) continue;
       budget_ = kLongestSpin;
@@ -52,6 +53,32 @@ class SleepPacing {
 
  private:
   std::chrono::microseconds sleep_ = kShortestSleep;
+};
+
+// How long after the beginning of a wait its event is done. Work on a device takes much the same
+// time again and again: then it pays to be awake just before.
+class Forecast {
+ public:
+  void note(std::chrono::nanoseconds took) noexcept {
+    const auto off = took - typical_;
+    const bool is_first = typical_ == std::chrono::nanoseconds{0};
+    typical_ = is_first ? took : typical_ + off / 4;
+    spread_ = is_first ? took / 4 : spread_ + (std::chrono::abs(off) - spread_) / 4;
+  }
+  // From when to when; nothing where it differs too much from one time to the next.
+  struct Window {
+    Clock::time_point begin, end;
+  };
+  std::optional<Window> window(Clock::time_point since) const noexcept {
+    if (typical_ == std::chrono::nanoseconds{0} || spread_ > kWidest) return std::nullopt;
+    const auto half = kNarrowest + spread_;
+    return Window{since + typical_ - half, since + typical_ + half};
+  }
+
+ private:
+  static constexpr std::chrono::microseconds kNarrowest{30};  // what a short sleep is late by
+  static constexpr std::chrono::microseconds kWidest{60};
+  std::chrono::nanoseconds typical_{0}, spread_{0};  // 0: of nothing yet
 };
 
 }  // namespace tensorferry::cuda

@@ -2,7 +2,8 @@
 // request asks the driver that, and nobody waits for it.
 //
 // It spins for up to 20 us, as long as that has paid lately, then sleeps 50 to 200 us at a time
-// while something is in flight, and sleeps without any limit when nothing is.
+// while something is in flight, and sleeps without any limit when nothing is. With one or two in
+// flight it spins around the time that the owner's work took lately, if that is steady.
 #pragma once
 
 #include <tensorferry/cuda/handles.h>
