@@ -481,6 +481,8 @@ def verb_gpu_test(options: argparse.Namespace) -> int:
         pytest(report, "tests/gpu", env=bare)
     with report.part("bench"):
         report.check("bench/gpu.py", run([venv_python(), *gpu_test.bench_command(BUILD, rest)], env=env) == 0)
+        if emulated:
+            report.check("bench/poller.py", run([venv_python(), *gpu_test.poller_command(BUILD)], env=bare) == 0)
     if emulated:
         say("# All of this was emulated: it shows that the commands run, and nothing of any device.")
     return report.close(budgets=False)

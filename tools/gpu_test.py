@@ -67,3 +67,8 @@ def probe(program: Path, build: Path, env: Mapping[str, str]) -> int:
 def bench_command(build: Path, options: Sequence[str]) -> list[object]:
     """To be preceded by the interpreter."""
     return ["bench/gpu.py", "--json", build / "gpu_bench.json", "--markdown", build / "gpu_bench.md", *options]
+
+
+def poller_command(build: Path) -> list[object]:
+    """As above, for the emulator: nobody else says when the device was done."""
+    return ["bench/poller.py", "--quick", "--json", build / "gpu_poller.json"]

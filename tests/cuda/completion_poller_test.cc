@@ -2,11 +2,14 @@
 #include <tensorferry/cuda/gpu_error.h>
 #include <tensorferry/cuda/stream.h>
 
+#include <gmock/gmock.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <condition_variable>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
 
 #include "fake_driver.h"
@@ -37,6 +40,20 @@ class Heard {
   std::condition_variable changed_;
   std::vector<std::string> all_;
 };
+
+// How often the poller's thread has been taken off a CPU: as often as it has been on one.
+std::string switches_of_the_thread() {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name, line, switches;
+    std::getline(std::ifstream(task.path() / "comm"), name);
+    if (name != "ferry-gpu-poll") continue;
+    std::ifstream status(task.path() / "status");
+    while (std::getline(status, line))
+      if (line.find("ctxt_switches") != std::string::npos) switches += line;
+    return switches;
+  }
+  return "no thread";
+}
 
 class CompletionPollerTest : public GpuTest {
  protected:
@@ -91,6 +108,20 @@ TEST_F(CompletionPollerTest, AsksNothingWhenNothingIsInFlight) {
   EXPECT_EQ(poller_->statistics().sleeps, slept);
   poller_->watch(recorded(), 1, heard_.note());
   EXPECT_EQ(heard_.wait_for(2).size(), 2U) << "it wakes up again";
+}
+
+TEST_F(CompletionPollerTest, TakesNoCpuWhenNothingIsInFlight) {
+  poller_->watch(recorded(), 1, heard_.note());
+  heard_.wait_for(1);
+  // It may still be on its way to sleep; then it never runs again.
+  std::string before, after = switches_of_the_thread();
+  ASSERT_THAT(after, testing::HasSubstr("ctxt_switches"));
+  for (int tries = 0; tries < 20 && before != after; ++tries) {
+    before = after;
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    after = switches_of_the_thread();
+  }
+  EXPECT_EQ(before, after);
 }
 
 TEST_F(CompletionPollerTest, WaitsForWhatTakesLongAndSleepsMeanwhile) {

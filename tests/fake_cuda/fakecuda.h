@@ -87,6 +87,10 @@ FAKECUDA_EXPORT uint64_t fakecuda_advance(void);
 // Operations that are enqueued and not complete.
 FAKECUDA_EXPORT uint64_t fakecuda_pending(void);
 
+// Of the event that a query of this process last found complete: when it became so, and when the
+// query saw it. CLOCK_MONOTONIC, in nanoseconds.
+FAKECUDA_EXPORT void fakecuda_seen_completion(uint64_t* completed, uint64_t* seen);
+
 // Replaces the faults of FAKECUDA_FAIL in this process; NULL or "" for none. 0, or -1 for a text
 // that isn't understood.
 FAKECUDA_EXPORT int fakecuda_fail(const char* faults);

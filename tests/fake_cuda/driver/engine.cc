@@ -47,9 +47,10 @@ Point Engine::submit(Lock& lock, const std::shared_ptr<Stream>& stream, Operatio
   operation.sequence = ++stream->enqueued;
   const Point point = newest(stream);
   bool needs_worker = operation.on_worker;
-  if (settings_.scheduler == Scheduler::Random) {
-    const std::chrono::microseconds delay(stream->random() % (settings_.delay_us + 1));
-    operation.due = steady_clock::now() + delay;
+  if (settings_.delays()) {
+    const bool is_steady = settings_.scheduler == Scheduler::Steady;
+    const auto delay = is_steady ? settings_.delay_us : stream->random() % (settings_.delay_us + 1);
+    operation.due = steady_clock::now() + std::chrono::microseconds(delay);
     needs_worker = true;
   }
   for (const auto& dependency : operation.after)
@@ -99,8 +100,7 @@ bool Engine::is_ready(const Stream& stream, bool is_worker) const {
 
 bool Engine::may_run(const Stream& stream, bool is_worker) const {
   if (!is_ready(stream, is_worker)) return false;
-  return settings_.scheduler != Scheduler::Random ||
-         stream.operations.front().due <= steady_clock::now();
+  return !settings_.delays() || stream.operations.front().due <= steady_clock::now();
 }
 
 void Engine::drain(Lock& lock, bool is_worker) {
@@ -144,7 +144,7 @@ void Engine::run_first(Lock& lock, const std::shared_ptr<Stream>& stream) {
   changed_.notify_all();
   // The worker sleeps until what was ready then is due; something may be ready now that is due
   // before that.
-  if (settings_.scheduler == Scheduler::Random) kick();
+  if (settings_.delays()) kick();
 }
 
 void Engine::force(Lock& lock, const Point& point) {
@@ -233,7 +233,7 @@ void Engine::start_worker() {
 std::chrono::nanoseconds Engine::until_next_due() const {
   // Also how soon a death is noticed, and a bound on what a lost wake-up may cost.
   std::chrono::nanoseconds least = std::chrono::milliseconds(settings_.death_completes ? 5 : 100);
-  if (settings_.scheduler != Scheduler::Random) return least;
+  if (!settings_.delays()) return least;
   const auto now = steady_clock::now();
   for (const auto& stream : streams_) {
     if (!is_ready(*stream, true)) continue;

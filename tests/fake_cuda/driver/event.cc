@@ -34,6 +34,15 @@ std::shared_ptr<EventCell> shared_cell(SharedEvent& shared, bool is_owner) {
 
 namespace {
 
+using std::chrono_literals::operator""ns;
+
+// Of the event that a query last found done.
+std::atomic<std::uint64_t> last_completed{0}, last_seen{0};
+
+std::uint64_t nanoseconds(std::chrono::steady_clock::time_point when) {
+  return static_cast<std::uint64_t>(when.time_since_epoch() / 1ns);
+}
+
 CUresult create(Call& call, CUevent* handle, unsigned flags) {
   constexpr unsigned kKnown =
       CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
@@ -64,6 +73,7 @@ std::function<CUresult()> completion(const std::shared_ptr<Event>& event, std::u
   const bool is_shared = event->shared != nullptr;
   return [cell = event->cell, number, is_shared, when = std::move(when)] {
     *when = std::chrono::steady_clock::now();
+    cell->completed_at = nanoseconds(*when);
     cell->complete(number);
     if (is_shared) driver().system.wake_listeners();
     return CUDA_SUCCESS;
@@ -141,6 +151,8 @@ CUresult query(Call& call, CUevent handle) {
   if (CUresult bad = refuse_while_capturing(call)) return bad;
   if (!call.driver.engine.query(call.lock, event->newest(), event->unanswered))
     return CUDA_ERROR_NOT_READY;
+  last_completed = event->cell->completed_at.load();
+  last_seen = nanoseconds(std::chrono::steady_clock::now());
   note_seen(call.driver, *event);
   return context_error(event->context);
 }
@@ -244,4 +256,9 @@ FAKECUDA_API cuCtxRecordEvent(CUcontext handle, CUevent event_handle) {
     collector->is_destroyed = true;
     return result;
   });
+}
+
+extern "C" void fakecuda_seen_completion(std::uint64_t* completed, std::uint64_t* seen) {
+  *completed = last_completed;
+  *seen = last_seen;
 }

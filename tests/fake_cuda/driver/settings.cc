@@ -25,8 +25,8 @@ void read_number(const char* name, std::uint64_t& value, std::vector<std::string
 void read_scheduler(Settings& settings) {
   const std::string text = variable("FAKECUDA_SCHED");
   if (text.empty() || text == "eager") return;
-  if (text == "lazy") {
-    settings.scheduler = Scheduler::Lazy;
+  if (text == "lazy" || text == "steady") {
+    settings.scheduler = text == "lazy" ? Scheduler::Lazy : Scheduler::Steady;
     return;
   }
   const auto parts = split(text, ':');
@@ -36,7 +36,8 @@ void read_scheduler(Settings& settings) {
     settings.seed = *seed;
     return;
   }
-  settings.complaints.push_back("FAKECUDA_SCHED=" + text + " is none of eager, lazy, random:SEED");
+  settings.complaints.push_back("FAKECUDA_SCHED=" + text +
+                                " is none of eager, lazy, steady, random:SEED");
 }
 
 // Named by what a program sees, since what WSL, Tegra or MIG do differs between their versions.

@@ -9,7 +9,7 @@
 
 namespace fakecuda {
 
-enum class Scheduler : std::uint8_t { Eager, Random, Lazy };
+enum class Scheduler : std::uint8_t { Eager, Random, Steady, Lazy };
 
 // What the machine can do. A feature may be claimed by its attributes and not work, or the other
 // way round.
@@ -32,7 +32,10 @@ struct Settings {
   std::uint64_t granularity = std::uint64_t{2} << 20;
   Scheduler scheduler = Scheduler::Eager;
   std::uint64_t seed = 0;
-  std::uint64_t delay_us = 500;  // the longest that the random scheduler holds an operation back
+  std::uint64_t delay_us =
+      500;  // the longest that `random` holds an operation back; `steady`: each
+
+  bool delays() const { return scheduler == Scheduler::Random || scheduler == Scheduler::Steady; }
   int polls = 3;  // unanswered queries of the lazy scheduler before it runs what is asked for
   bool death_completes = false;  // what a dead process had recorded completes (else never)
   bool check_order = true;       // the happens-before checker

@@ -25,7 +25,8 @@ struct EventCell {
   std::array<std::atomic<std::uint64_t>, 8> done{};
   std::atomic<std::uint64_t> forced{
       0};  // the newest record that another process's wait legally forces
-  std::atomic<std::uint32_t> recorder{0};  // process that recorded last
+  std::atomic<std::uint64_t> completed_at{0};  // the last time, in steady_clock's nanoseconds
+  std::atomic<std::uint32_t> recorder{0};      // process that recorded last
   std::atomic<std::uint64_t> recorder_start_time{0};
 
   bool is_done(std::uint64_t number) const {
