@@ -29,8 +29,8 @@ struct Watch {
   std::uint64_t owner;
   CompletionPoller::Done done;
   Clock::time_point begin;
-  Clock::time_point next;  // when it is looked at
-  bool looked_at = false;
+  Clock::time_point next;               // when it is looked at
+  std::optional<PollTime> not_done_at;  // since begin: by the last look
 };
 struct Cancel {
   std::uint64_t owner;
@@ -59,7 +59,9 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
 
   std::atomic<std::uint64_t> completed{0}, queries{0}, sleeps{0}, in_flight{0};
   std::array<UsualTime, kUsualTimes> usual_times;
-  std::vector<Watch> active;  // the thread's own
+  // The thread's own.
+  std::vector<Watch> active;
+  Oversleep oversleep;
 
   UsualTime& usual_time(std::uint64_t owner) { return usual_times[owner % kUsualTimes]; }
 
@@ -104,13 +106,14 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
   // Until there are commands, it is time to look, or the end.
   void await(std::unique_lock<std::mutex>& lock, Clock::time_point next) {
     const auto told = [&] { return ending || !commands.empty(); };
-    if (told() || next <= Clock::now()) return;
-    wakes_at = next;
+    if (told()) return;
     if (active.empty()) {
+      wakes_at = Clock::time_point::max();
       changed.wait(lock, told);
-    } else {
+    } else if (const auto now = Clock::now(), alarm = oversleep.alarm(now, next); now < alarm) {
+      wakes_at = next;
       sleeps.fetch_add(1, std::memory_order_relaxed);
-      changed.wait_until(lock, next, told);
+      if (!changed.wait_until(lock, alarm, told)) oversleep.learn(Clock::now() - alarm);
     }
     wakes_at = Clock::time_point::min();
   }
@@ -133,11 +136,11 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     auto done = query(watch.event);
     UsualTime& usual = usual_time(watch.owner);
     if (done && !*done) {
-      watch.looked_at = true;
-      watch.next = now + nap(now - watch.begin, usual.expected());
+      watch.not_done_at = now - watch.begin;
+      watch.next = now + nap(*watch.not_done_at, usual.expected());
       return false;
     }
-    if (done) usual.learn(now - watch.begin, !watch.looked_at);
+    if (done) usual.learn(watch.not_done_at);
     finish(take(at), done ? Result<void>() : std::unexpected(std::move(done.error())));
     return true;
   }
@@ -169,7 +172,7 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
       }
       obey(given);
       next = sweep();
-      if (next <= Clock::now()) ::sched_yield();
+      if (!active.empty()) ::sched_yield();
     }
     close(given);
   }
@@ -201,8 +204,8 @@ void CompletionPoller::watch(EventHandle event, std::uint64_t owner, Done done) 
   impl_->in_flight.fetch_add(1, std::memory_order_relaxed);
   const auto now = Clock::now();
   const auto next = now + impl_->usual_time(owner).expected();
-  impl_->give({.watch = Watch{event, owner, std::move(done), now, next}, .cancel = std::nullopt},
-              next);
+  impl_->give(
+      {.watch = Watch{event, owner, std::move(done), now, next, {}}, .cancel = std::nullopt}, next);
 }
 
 void CompletionPoller::cancel(std::uint64_t owner, Error why) {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
 
 namespace tensorferry::cuda {
 
@@ -25,9 +26,9 @@ constexpr PollTime nap(PollTime elapsed, PollTime expected) noexcept {
   return std::clamp(elapsed / 16, kShortestNap, kLongestNap);
 }
 
-// What begins to take long is learned slowly, what gets shorter at once: too early costs some
-// looks, too late is late. So it settles near the shortest times of late.
-// One thread learns, any may ask.
+// The least that an owner's work took of late. Too early costs some looks, too late is late: so
+// what begins to take longer is followed by a sixteenth at a time, and what gets shorter by steps
+// that double. One thread learns, any may ask.
 class UsualTime {
  public:
   // Until when nobody needs to look.
@@ -35,21 +36,40 @@ class UsualTime {
     const PollTime time(expected_.load(std::memory_order_relaxed));
     return time < kSpin ? PollTime::zero() : time;
   }
-  // One was found done so long after it began, by the first look or by a later one. The first one
-  // doesn't know for how long it was done already.
-  void learn(PollTime took, bool by_first_look) noexcept {
+  // One was found done, that wasn't yet so long after it began; none where the first look found it
+  // done, nobody knows since when.
+  void learn(std::optional<PollTime> not_done_at) noexcept {
     PollTime time(expected_.load(std::memory_order_relaxed));
-    const PollTime nearly = std::clamp(took - kSpin / 2, PollTime::zero(), kLongestExpected);
-    if (by_first_look)
-      time /= 2;
-    else
-      time = nearly < time ? nearly : time + (nearly - time) / 16;
+    const PollTime sixteenth = std::max(time / 16, kSpin / 8);
+    if (not_done_at) {
+      step_ = PollTime::zero();
+      const PollTime nearly = std::clamp(*not_done_at - kSpin / 2, step_, kLongestExpected);
+      time = nearly < time ? nearly : time + std::min((nearly - time) / 4, sixteenth);
+    } else {
+      step_ = std::max(2 * step_, std::max(sixteenth, kSpin));
+      time -= std::min(step_, time / 2);
+    }
     expected_.store(time.count(), std::memory_order_relaxed);
   }
 
  private:
   static constexpr PollTime kLongestExpected = std::chrono::milliseconds(100);
   std::atomic<PollTime::rep> expected_{0};
+  PollTime step_{0};
+};
+
+// How late sleeps end here.
+class Oversleep {
+ public:
+  // When to be woken so as to be there at `due`: some time from now in any case.
+  std::chrono::steady_clock::time_point alarm(std::chrono::steady_clock::time_point now,
+                                              std::chrono::steady_clock::time_point due) const {
+    return std::max(due - usual_, std::min(due, now + kShortestNap));
+  }
+  void learn(PollTime late) noexcept { usual_ += (std::min(late, kLongestNap) - usual_) / 8; }
+
+ private:
+  PollTime usual_{0};
 };
 
 }  // namespace tensorferry::cuda

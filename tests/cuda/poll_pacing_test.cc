@@ -21,14 +21,14 @@ struct Seen {
 Seen one_wait(UsualTime& usual, PollTime takes) {
   PollTime now = usual.expected();
   int naps = now == PollTime::zero() ? 0 : 1;
-  bool first = true;
+  std::optional<PollTime> not_done_at;
   while (now < takes) {
+    not_done_at = now;
     const PollTime pause = nap(now, usual.expected());
     naps += pause == PollTime::zero() ? 0 : 1;
     now += std::max<PollTime>(pause, microseconds(1));
-    first = false;
   }
-  usual.learn(now, first);
+  usual.learn(not_done_at);
   return {now - takes, naps};
 }
 
@@ -73,6 +73,24 @@ TEST(PollPacing, IsSoonThereWhenThingsGetShorter) {
   ASSERT_GT(usual.expected(), milliseconds(40));
   const auto after = waits(usual, std::vector<PollTime>(12, microseconds(200)));
   EXPECT_LE(after.back().late, microseconds(20));
+}
+
+TEST(PollPacing, OneThatWasShortChangesLittle) {
+  UsualTime usual;
+  waits(usual, std::vector<PollTime>(300, microseconds(500)));
+  one_wait(usual, microseconds(300));
+  EXPECT_LE(one_wait(usual, microseconds(500)).naps, 3);
+}
+
+TEST(PollPacing, IsWokenAsMuchEarlierAsSleepsAreLate) {
+  Oversleep oversleep;
+  const std::chrono::steady_clock::time_point now(std::chrono::hours(1));
+  EXPECT_EQ(oversleep.alarm(now, now + milliseconds(1)), now + milliseconds(1));
+  for (int i = 0; i < 100; ++i) oversleep.learn(microseconds(60));
+  const PollTime asked = oversleep.alarm(now, now + milliseconds(1)) - now;
+  EXPECT_NEAR(std::chrono::duration<double>(asked).count(), 940e-6, 1e-6);
+  EXPECT_EQ(oversleep.alarm(now, now + microseconds(30)), now + kShortestNap) << "it does sleep";
+  EXPECT_EQ(oversleep.alarm(now, now - microseconds(1)), now - microseconds(1)) << "it is late";
 }
 
 TEST(PollPacing, NeverExpectsMoreThanATenthOfASecond) {
