@@ -28,7 +28,7 @@ HostPinning::HostPinning(std::string model, std::shared_ptr<HostArena> host,
       refusals_(new Refusals{.model = std::move(model), .logger = std::move(logger)}) {}
 
 HostPinning::~HostPinning() {
-  if (begun_) host_->unsubscribe(*this);
+  if (begun_ && home_.is_here()) host_->unsubscribe(*this);
 }
 
 void HostPinning::begin(cuda::ContextPtr context) {

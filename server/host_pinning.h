@@ -39,6 +39,7 @@ class HostPinning final : private HostArena::Subscriber {
   const std::shared_ptr<Refusals> refusals_;
   std::atomic<bool> begun_{false};
   cuda::ContextPtr context_;  // constant once subscribed
+  const Home home_;
 };
 
 }  // namespace tensorferry::server

@@ -209,12 +209,9 @@ Result<std::shared_ptr<CallState>> ModelState::submit(Request& request,
 
 void ModelState::queue_when_there(const std::shared_ptr<CallState>& call,
                                   std::vector<ArrivingInput> arriving) {
-  inputs_.start(std::move(arriving), call->request().inputs,
-                [call, scheduler = scheduler_](Result<void> how) {
-                  if (how) return scheduler->queue(call);
-                  how.error().context = {scheduler->model_name(), {}, call->request().id};
-                  call->fail(how.error());
-                });
+  inputs_.start(
+      std::move(arriving), call->request().inputs,
+      [call, scheduler = scheduler_](Result<void> how) { scheduler->queue(call, std::move(how)); });
 }
 
 ModelStatistics ModelState::statistics() const {

@@ -23,7 +23,7 @@ void Scheduler::stop() {
 
 Result<void> Scheduler::admit(const std::shared_ptr<CallState>& call, bool queued_later) {
   if (closed_) return std::unexpected(*closed_);
-  if (queue_.size() >= options_.max_queue) {
+  if (queue_.size() + arriving_ >= options_.max_queue) {
     return std::unexpected(
         Error{ErrorCode::QueueFull,
               "the queue of model '" + options_.model + "' is full (" +
@@ -58,22 +58,29 @@ Result<void> Scheduler::submit(const std::shared_ptr<CallState>& call) {
 
 Result<void> Scheduler::admit(const std::shared_ptr<CallState>& call) {
   std::scoped_lock lock(mutex_);
-  return admit(call, true);
+  auto admitted = admit(call, true);
+  if (admitted) ++arriving_;
+  return admitted;
 }
 
 // The timer's thread sends it: whoever calls this must not wait for a stub's ring.
-void Scheduler::queue(const std::shared_ptr<CallState>& call) {
-  std::unique_lock lock(mutex_);
-  if (call->done()) return;  // cancelled meanwhile
-  if (stopping_) {
-    Error error = closed_.value_or(Error{ErrorCode::Closed, "the model was unloaded", {}});
-    error.context.request_id = call->request().id;
-    lock.unlock();
-    return call->fail(error);
+void Scheduler::queue(const std::shared_ptr<CallState>& call, Result<void> arrived) {
+  {
+    std::scoped_lock lock(mutex_);
+    --arriving_;
+    if (call->done()) return;  // cancelled meanwhile
+    if (arrived && stopping_)
+      arrived =
+          std::unexpected(closed_.value_or(Error{ErrorCode::Closed, "the model was unloaded", {}}));
+    if (arrived) {
+      queue_.push_back(call);
+      timer_at_ = std::chrono::steady_clock::now();
+      timer_changed_.notify_one();
+      return;
+    }
   }
-  queue_.push_back(call);
-  timer_at_ = std::chrono::steady_clock::now();
-  timer_changed_.notify_one();
+  arrived.error().context = {options_.model, {}, call->request().id};
+  call->fail(arrived.error());
 }
 
 void Scheduler::forget(CallState& call) {

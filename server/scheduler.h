@@ -51,10 +51,11 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   // From now on a call that isn't finished by its deadline is cancelled. Errors: QueueFull, Closed,
   // System (no thread for the deadline).
   Result<void> submit(const std::shared_ptr<CallState>& call);
-  // The same for one whose inputs are still on their way: it is counted, and queued by queue(),
-  // which any thread may call that must not block. Errors: as submit().
+  // The same for one whose inputs are still on their way: it has its place in the queue, and enters
+  // it, or fails, by queue(), which comes once, also from a thread that must not block. Errors: as
+  // submit().
   Result<void> admit(const std::shared_ptr<CallState>& call);
-  void queue(const std::shared_ptr<CallState>& call);
+  void queue(const std::shared_ptr<CallState>& call, Result<void> arrived);
   // Takes it out of the queue if it is there.
   void forget(CallState& call);
   // Where an instance's batches go from now on; nullptr while it has no stub.
@@ -112,6 +113,7 @@ class Scheduler final : public InstanceEvents, public std::enable_shared_from_th
   std::pmr::unsynchronized_pool_resource queue_memory_;  // so that a warm queue allocates nothing
   std::pmr::deque<std::shared_ptr<CallState>> queue_{&queue_memory_};
   std::pmr::multimap<TimePoint, std::shared_ptr<CallState>> deadlines_{&queue_memory_};
+  std::size_t arriving_ = 0;  // admitted, and not in the queue yet
   std::vector<Slot> slots_;
   std::vector<Batch> spare_batches_;
   std::optional<Error> closed_;

@@ -63,7 +63,7 @@ TEST_F(SchedulerTest, OneWhoseInputsAreOnTheirWayIsQueuedWhenTheyAreThere) {
   auto other = submit("other");
   SeenBatch first = stub().next_batch();
   EXPECT_EQ(ids(first), Ids{"other"});
-  scheduler_->queue(late);
+  scheduler_->queue(late, {});
   SeenBatch second = stub().next_batch();
   EXPECT_EQ(ids(second), Ids{"late"});
   answer(first);
@@ -78,9 +78,35 @@ TEST_F(SchedulerTest, OneThatIsCancelledOnItsWayIsNotQueued) {
   auto late = make("late", 1, 1, {}, Clock::now() + milliseconds(5));
   ASSERT_TRUE(scheduler_->admit(late));
   EXPECT_EQ(outcome(*late), ErrorCode::DeadlineExceeded);
-  scheduler_->queue(late);
+  scheduler_->queue(late, {});
   EXPECT_EQ(queued(), 0u);
   EXPECT_TRUE(scheduler_->drain(soon()));
+}
+
+TEST_F(SchedulerTest, OneWhoseInputsDoNotArriveFails) {
+  start({});
+  auto late = make("late");
+  ASSERT_TRUE(scheduler_->admit(late));
+  scheduler_->queue(late, failure(ErrorCode::System, "the device is gone"));
+  EXPECT_EQ(outcome(*late), ErrorCode::System);
+  EXPECT_TRUE(scheduler_->drain(soon()));
+}
+
+TEST_F(SchedulerTest, OneOnItsWayHasItsPlaceInTheQueue) {
+  SchedulerOptions options;
+  options.max_queue = 1;
+  start(options);
+  auto late = make("late");
+  ASSERT_TRUE(scheduler_->admit(late));
+  for (auto& refused : {scheduler_->submit(make("more")), scheduler_->admit(make("more"))}) {
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::QueueFull);
+  }
+  scheduler_->queue(late, {});
+  EXPECT_EQ(queued(), 1u);
+  connect();
+  answer(stub().next_batch());
+  expect_answered(*late);
 }
 
 TEST_F(SchedulerTest, OneThatIsLateForTheEndFailsWithTheReason) {
@@ -91,7 +117,7 @@ TEST_F(SchedulerTest, OneThatIsLateForTheEndFailsWithTheReason) {
   scheduler_->close({ErrorCode::Closed, "model 'm' was unloaded", {}});
   EXPECT_FALSE(scheduler_->admit(make("later")));
   scheduler_->stop();
-  scheduler_->queue(late);
+  scheduler_->queue(late, {});
   EXPECT_EQ(outcome(*late), ErrorCode::Closed);
 }
 
