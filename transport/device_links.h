@@ -106,6 +106,7 @@ class DeviceLinks {
     Result<std::shared_ptr<Segment>> segment;
   };
 
+  static std::unexpected<Error> no_devices();
   Result<LinkPtr> open(std::shared_ptr<DevicePlace> place);
   Result<void> offer(const Link& link);
   Result<void> record_one(const Link& link, std::uint32_t slot, DeviceStream stream);

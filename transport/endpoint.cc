@@ -181,31 +181,6 @@ void Endpoint::Impl::bury_peer(Error why) {
   lent.clear();
 }
 
-// Our own work on device memory that we have sent may still be under way there.
-void Endpoint::Impl::void_loans() {
-  std::unordered_map<std::uint64_t, DeviceLoan> loans;
-  {
-    std::scoped_lock lock(mutex);
-    loans.swap(device_loans);
-  }
-  for (auto& [lease, loan] : loans) {
-    std::optional<LeaseBook::Range> range;
-    {
-      std::scoped_lock lock(mutex);
-      range = lent.find(lease);
-      lent.take_back(lease);
-    }
-    if (!range) continue;
-    auto release = [self = shared_from_this(), range](Result<void>) {
-      range->arena->release(range->block);
-    };
-    if (loan.own)
-      loan.place->when_done({*loan.own}, std::move(release));
-    else
-      release({});
-  }
-}
-
 // ------------------------------------------------------------------------------------ around fork
 void Endpoint::Impl::before_fork() noexcept {
   mutex.lock();

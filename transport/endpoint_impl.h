@@ -1,5 +1,6 @@
 // One end of a connection, behind endpoint.h. The parts: opening and closing (endpoint.cc), what
-// arrives (endpoint_receive.cc), what leaves (endpoint_send.cc), segments (segment_exchange.h).
+// arrives (endpoint_receive.cc), what leaves (endpoint_send.cc), devices (endpoint_devices.cc,
+// device_links.h), segments (segment_exchange.h).
 #pragma once
 
 #include <tensorferry/transport/channel.h>
@@ -8,6 +9,7 @@
 #include <tensorferry/transport/lease_book.h>
 #include <tensorferry/transport/range_table.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <mutex>
@@ -18,6 +20,10 @@
 #include "segment_exchange.h"
 
 namespace tensorferry {
+
+inline void add_once(DeviceStreams& streams, DeviceStream stream) {
+  if (std::ranges::find(streams, stream) == streams.end()) streams.push_back(stream);
+}
 
 // One hold on memory of either arena; shared by the SharedBytes that are copies of one another.
 struct SharedBytes::Holder {
@@ -98,6 +104,7 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl>, private Fo
   bool may_move(const EndpointTensor& tensor) const noexcept;
   Result<void> make_movable(EndpointTensor& tensor);
   Result<SharedBytes> copy_of(const EndpointTensor& tensor);
+  Result<SharedBytes> copy_on_device(const SharedBytes& memory);
   SharedBytes own(const Block& block, Arena& of, std::shared_ptr<DevicePlace> place = {});
   bool forget(const SharedBytes::Holder& holder);
   void void_loans();

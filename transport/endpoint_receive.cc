@@ -127,40 +127,6 @@ Result<void> Endpoint::Impl::take_tensor(const protocol::UserMessage& user,
   return {};
 }
 
-Result<SharedBytes> Endpoint::Impl::take_device(const protocol::UserMessage& user,
-                                                const protocol::TensorRecord& record,
-                                                std::vector<std::uint64_t>& came_home) {
-  const protocol::MemoryRef& memory = record.memory;
-  if (memory.kind == protocol::MemoryKind::Inline) {  // it has no bytes, and so lies nowhere
-    auto place = devices.place_of(record.device);
-    if (!place) return std::unexpected(place.error());
-    SharedBytes nothing;
-    nothing.device_ = {DeviceKind::Cuda, (*place)->ordinal()};
-    return nothing;
-  }
-  if (DeviceLinks::Home* home = devices.find_home(record.device)) {
-    auto ours = take_home(user, memory, came_home, home);
-    if (!ours) return std::unexpected(ours.error());
-    if (*ours) return std::move(**ours);
-  }
-  auto range = devices.resolve(record.device, memory);
-  if (!range) return std::unexpected(range.error());
-  auto holder = std::make_shared<SharedBytes::Holder>();
-  std::scoped_lock lock(mutex);
-  if (auto noted = device_out.insert(memory.lease, memory.place, memory.offset, memory.bytes);
-      !noted)
-    return std::unexpected(noted.error());
-  holder->owner = shared_from_this();
-  holder->segment = std::move(range->segment);
-  holder->lease = memory.lease;
-  holder->place = std::move(range->place);
-  SharedBytes shared;
-  shared.bytes_ = range->bytes;
-  shared.device_ = {DeviceKind::Cuda, holder->place->ordinal()};
-  shared.holder_ = std::move(holder);
-  return shared;
-}
-
 Result<SharedBytes> Endpoint::Impl::take_shared(const protocol::UserMessage& user,
                                                 const protocol::MemoryRef& memory,
                                                 std::vector<std::uint64_t>& came_home) {

@@ -39,10 +39,6 @@ Result<protocol::TensorRecord> describe(const EndpointTensor& tensor) {
   return record;
 }
 
-void add_once(DeviceStreams& streams, DeviceStream stream) {
-  if (std::ranges::find(streams, stream) == streams.end()) streams.push_back(stream);
-}
-
 }  // namespace
 
 // What moves with one message. Undone unless the message was sent.
@@ -180,23 +176,6 @@ Result<SharedBytes> Endpoint::Impl::allocate(std::size_t bytes) {
   return shared;
 }
 
-Result<SharedBytes> Endpoint::Impl::allocate_on(int ordinal, std::size_t bytes) {
-  if (auto open = may_send(); !open) return std::unexpected(open.error());
-  channel.inbox().poll();
-  auto home = devices.home(ordinal);
-  if (!home) return std::unexpected(home.error());
-  if (bytes == 0) {
-    SharedBytes nothing;
-    nothing.device_ = {DeviceKind::Cuda, ordinal};
-    return nothing;
-  }
-  auto block = (*home)->arena.allocate(bytes);
-  if (!block) return std::unexpected(block.error());
-  SharedBytes shared = own(*block, (*home)->arena, (*home)->place);
-  if (auto open = may_send(); !open) return std::unexpected(open.error());
-  return shared;
-}
-
 bool Endpoint::Impl::may_move(const EndpointTensor& tensor) const noexcept {
   return tensor.shared && tensor.shared.holder_->owner.get() == this && tensor.shared.sole();
 }
@@ -216,16 +195,7 @@ Result<SharedBytes> Endpoint::Impl::copy_of(const EndpointTensor& tensor) {
     if (copy) copy_payload(copy->bytes_.data(), bytes.data(), bytes.size());
     return copy;
   }
-  auto copy = allocate_on(tensor.shared.device().id, bytes.size());
-  if (!copy) return copy;
-  SharedBytes::Holder& from = *tensor.shared.holder_;
-  auto own = from.place->stream_after(from.users());
-  if (!own) return std::unexpected(own.error());
-  if (auto done = from.place->copy(copy->bytes_.data(), bytes.data(), bytes.size()); !done)
-    return std::unexpected(done.error());
-  from.use_on(*own);
-  copy->use_on(*own);
-  return copy;
+  return copy_on_device(tensor.shared);
 }
 
 Result<void> Endpoint::Impl::send(std::uint64_t tag, std::vector<EndpointTensor>& tensors,
@@ -278,22 +248,6 @@ std::shared_ptr<const void> SharedBytes::mapping() const {
   if (!holder_) return nullptr;
   if (holder_->segment) return holder_->segment;
   return holder_->owner;
-}
-
-void SharedBytes::use_on(DeviceStream stream) {
-  if (holder_) holder_->use_on(stream);
-}
-
-DeviceStreams SharedBytes::streams() const { return holder_ ? holder_->users() : DeviceStreams{}; }
-
-void SharedBytes::Holder::use_on(DeviceStream stream) {
-  std::scoped_lock lock(mutex_);
-  add_once(users_, stream);
-}
-
-DeviceStreams SharedBytes::Holder::users() const {
-  std::scoped_lock lock(mutex_);
-  return users_;
 }
 
 SharedBytes::Holder::~Holder() {

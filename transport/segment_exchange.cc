@@ -21,10 +21,6 @@ void wait_readable(int fd) {
   }
 }
 
-std::unexpected<Error> broken(std::string what) {
-  return failure(ErrorCode::Protocol, "the other end " + std::move(what));
-}
-
 }  // namespace
 
 SegmentExchange::SegmentExchange(ControlSocket socket, EndRole role, std::size_t arena_max_bytes)

@@ -13,10 +13,17 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 namespace tensorferry {
+
+// What the peer may not do.
+inline std::unexpected<Error> broken(std::string what) {
+  return failure(ErrorCode::Protocol, "the other end " + std::move(what));
+}
 
 enum class EndRole : std::uint8_t { First, Second };
 
