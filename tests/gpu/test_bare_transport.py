@@ -206,6 +206,29 @@ def test_memory_is_used_anew_only_when_the_receivers_streams_are_done_with_it() 
         bytes_in_use_settle_at(here, 0)
 
 
+def copies_and_lets_go(end: Channel) -> None:
+    """Says that it has let go of what came while its stream may still be at work on it."""
+    gpu, x = Gpu(), received(end)["x"]
+    y = end.empty(x.shape, x.dtype, device=x.device)
+    gpu.copy(y, x)
+    del x
+    end.send({"let_go": np.zeros(1)})
+    received(end)
+    end.send({"y": y})
+    end.recv(timeout=60)
+
+
+def test_memory_that_was_let_go_of_is_not_written_while_the_receivers_stream_reads_it() -> None:
+    gpu, values = Gpu(), ramp()
+    with worker(copies_and_lets_go) as (here, _process):
+        here.send({"x": gpu.given(here, values)})
+        received(here)
+        kept = [gpu.given(here, values + 100) for _ in range(3)]
+        here.send({"written": np.zeros(1)})
+        np.testing.assert_array_equal(received(here)["y"].numpy(), values)
+        same(len(kept), 3)
+
+
 def sends_three(end: Channel) -> None:
     """Sends three tensors of its own, and waits until it has their memory back, or the other end is gone."""
     gpu = Gpu()
