@@ -18,7 +18,7 @@ Result<DeviceQueue::Parts> DeviceQueue::make(const Device& device,
   if (!context) return std::unexpected(context.error());
   auto stream = Stream::create(*context);
   if (!stream) return std::unexpected(stream.error());
-  auto events = EventRing::create(*context, kMarks);
+  auto events = EventRing::create(*context, kMarks, EventUse::OwnProcess);
   if (!events) return std::unexpected(events.error());
   return Parts{std::move(*context), std::move(*stream), std::move(*events), std::move(poller)};
 }
@@ -75,10 +75,10 @@ void DeviceQueue::when_done(std::span<const StreamHandle> streams, Done done) {
   }
 }
 
-Result<void> DeviceQueue::wait(WaitReason reason) {
+Result<void> DeviceQueue::wait(WaitReason reason, StreamHandle stream) {
   Result<EventSlot> slot = failure(ErrorCode::Internal, "nothing was marked");
-  auto marked = enqueue([&](StreamHandle ours) -> Result<void> {
-    slot = mark(ours);
+  auto marked = enqueue([&](StreamHandle) -> Result<void> {
+    slot = mark(stream);
     return slot ? Result<void>{} : std::unexpected(slot.error());
   });
   if (!marked) return marked;

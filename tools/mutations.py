@@ -30,7 +30,7 @@ TEST_SECONDS = 120
 BUILD_SECONDS = 1800
 
 # What a test needs built, by what runs it.
-PACKAGE = ("_server", "_ferry_stub", "tensorferry_fake_cuda")
+PACKAGE = ("_server", "_transport", "_ferry_stub", "tensorferry_fake_cuda")
 TARGETS = {
     "pytest": PACKAGE,
     "cuda": ("tensorferry_cuda_test", "tensorferry_fake_cuda"),

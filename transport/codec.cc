@@ -358,6 +358,7 @@ TENSORFERRY_INSTANTIATE(protocol::DeviceSegment)
 TENSORFERRY_INSTANTIATE(protocol::ReadDevice)
 TENSORFERRY_INSTANTIATE(protocol::DeviceRead)
 TENSORFERRY_INSTANTIATE(protocol::DeviceRequest)
+TENSORFERRY_INSTANTIATE(protocol::DeviceRefused)
 #undef TENSORFERRY_INSTANTIATE
 
 }  // namespace tensorferry

@@ -64,6 +64,8 @@ Result<EndpointOptions> options_of(const ControlMessage& message) {
 Endpoint::Impl::Impl(EndRole role, const EndpointOptions& options, ControlSocket socket,
                      std::shared_ptr<Segment> ring)
     : segments(std::move(socket), role, options.arena.max_bytes),
+      devices(options.devices, role, segments, options.device_arena,
+              [this] { channel.inbox().poll(); }),
       arena(
           options.arena, [this](std::size_t bytes) { return segments.provide(bytes); },
           [this](SegmentId id) { segments.dropped(id); }),
@@ -73,6 +75,9 @@ Endpoint::Impl::Impl(EndRole role, const EndpointOptions& options, ControlSocket
       lent(arena),
       fork_registration(register_fork_participant(*this)) {
   channel.set_release_notify([this] { (void)channel.flush_releases(); });
+  segments.set_others([this](ControlMessage message, Scratch& scratch) {
+    return devices.handle(std::move(message), scratch);
+  });
 }
 
 Channel::Options Endpoint::Impl::channel_options(std::size_t ring_capacity) {
@@ -133,13 +138,15 @@ void Endpoint::Impl::close(Error why) {
     arrived.signal();
   }
   channel.close(std::move(why));
+  devices.stop_recording();
   segments.shutdown();
 }
 
 void Endpoint::Impl::join() {
   if (control.joinable()) control.join();
   if (background.joinable()) background.join();
-  std::deque<EndpointMessage> unread;  // they hold the Impl, and let go outside its lock
+  devices.cancel({ErrorCode::Closed, "this end was closed", {}});
+  std::deque<ArrivalPtr> unread;  // they hold the Impl, and let go outside its lock
   std::scoped_lock lock(mutex);
   unread.swap(received);
 }
@@ -153,6 +160,8 @@ void Endpoint::Impl::serve_peer() {
 // it sent before it ended is still to be received.
 void Endpoint::Impl::bury_peer(Error why) {
   const bool broke_off = why.code != ErrorCode::Closed;
+  if (!broke_off) devices.peer_is_gone();
+  devices.stop_recording();
   {
     std::scoped_lock lock(mutex);
     if (!ended) ended = why;
@@ -167,6 +176,7 @@ void Endpoint::Impl::bury_peer(Error why) {
   // What it gave back last is still ours to find: its holds are void only once all that it sent is
   // read.
   channel.inbox().settle({});
+  void_loans();
   std::scoped_lock lock(mutex);
   lent.clear();
 }
@@ -237,13 +247,15 @@ Result<std::unique_ptr<Endpoint>> Endpoint::create_on(UniqueFd fd, const Endpoin
   return std::unique_ptr<Endpoint>(new Endpoint(std::move(*impl)));
 }
 
-Result<std::unique_ptr<Endpoint>> Endpoint::connect(UniqueFd fd, const Deadline& deadline) {
+Result<std::unique_ptr<Endpoint>> Endpoint::connect(UniqueFd fd, const Deadline& deadline,
+                                                    std::shared_ptr<DeviceSide> devices) {
   ControlSocket socket(std::move(fd));
   auto message = socket.receive(deadline);
   if (!message) return std::unexpected(message.error());
   if (!*message) return failure(ErrorCode::DeadlineExceeded, "the first end did not greet in time");
   auto options = options_of(**message);
   if (!options) return std::unexpected(options.error());
+  options->devices = std::move(devices);
   const std::size_t bytes = Segment::rounded(channel_bytes(options->ring_capacity));
   auto ring = Segment::map(0, std::move((*message)->fd), bytes);
   if (!ring) return std::unexpected(ring.error());
@@ -256,6 +268,11 @@ Result<std::unique_ptr<Endpoint>> Endpoint::connect(UniqueFd fd, const Deadline&
 Result<SharedBytes> Endpoint::allocate(std::size_t bytes) {
   const auto impl = impl_;
   return impl->allocate(bytes);
+}
+
+Result<SharedBytes> Endpoint::allocate_on(int ordinal, std::size_t bytes) {
+  const auto impl = impl_;
+  return impl->allocate_on(ordinal, bytes);
 }
 
 Result<void> Endpoint::send(std::uint64_t tag, std::vector<EndpointTensor>& tensors,
@@ -282,6 +299,8 @@ std::size_t Endpoint::trim(std::size_t keep_idle_bytes) {
 }
 
 ArenaStatistics Endpoint::statistics() const { return impl_->arena.statistics(); }
+
+std::size_t Endpoint::device_bytes_in_use() const { return impl_->devices.bytes_in_use(); }
 
 void Endpoint::close() {
   if (impl_->inherited()) return;

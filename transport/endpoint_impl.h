@@ -1,5 +1,6 @@
 // One end of a connection, behind endpoint.h. The parts: opening and closing (endpoint.cc), what
-// arrives (endpoint_receive.cc), what leaves (endpoint_send.cc), segments (segment_exchange.h).
+// arrives (endpoint_receive.cc), what leaves (endpoint_send.cc), devices (endpoint_devices.cc,
+// device_links.h), segments (segment_exchange.h).
 #pragma once
 
 #include <tensorferry/transport/channel.h>
@@ -8,24 +9,39 @@
 #include <tensorferry/transport/lease_book.h>
 #include <tensorferry/transport/range_table.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
 
+#include "device_links.h"
 #include "segment_exchange.h"
 
 namespace tensorferry {
 
+inline void add_once(DeviceStreams& streams, DeviceStream stream) {
+  if (std::ranges::find(streams, stream) == streams.end()) streams.push_back(stream);
+}
+
 // One hold on memory of either arena; shared by the SharedBytes that are copies of one another.
 struct SharedBytes::Holder {
   std::shared_ptr<Endpoint::Impl> owner;
-  std::shared_ptr<Segment> segment;  // of the peer's arena
-  std::uint64_t lease = 0;           // on it
-  BlockId block = 0;                 // of our own arena
-  bool moved = false;                // sent on: no longer ours to give back
+  std::shared_ptr<Segment> segment;    // of the peer's arena
+  std::uint64_t lease = 0;             // on it
+  BlockId block = 0;                   // of our own arena
+  Arena* arena = nullptr;              // which one
+  bool moved = false;                  // sent on: no longer ours to give back
+  std::shared_ptr<DevicePlace> place;  // of device memory
   ~Holder();
+
+  void use_on(DeviceStream stream);
+  DeviceStreams users() const;
+
+ private:
+  mutable std::mutex mutex_;
+  DeviceStreams users_;  // streams that may be at work on it
 };
 
 struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl>, private ForkParticipant {
@@ -43,6 +59,7 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl>, private Fo
   void join();
 
   Result<SharedBytes> allocate(std::size_t bytes);
+  Result<SharedBytes> allocate_on(int ordinal, std::size_t bytes);
   Result<void> send(std::uint64_t tag, std::vector<EndpointTensor>& tensors,
                     const Deadline& deadline);
   Result<std::optional<EndpointMessage>> receive(const Deadline& deadline);
@@ -56,20 +73,41 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl>, private Fo
   Error broken_off();
 
   // ---- receiving: by the thread that leads the channel's inbox
+  // A message that came. Device tensors make it wait for their work.
+  struct Arrival {
+    EndpointMessage message;
+    std::optional<Error> lost;  // why nobody gets it
+    bool pending = false;
+  };
+  using ArrivalPtr = std::shared_ptr<Arrival>;
   Result<void> on_message(const Received& message);
-  Result<EndpointMessage> take(const protocol::UserMessage& user,
-                               std::vector<std::uint64_t>& came_home);
+  Result<ArrivalPtr> take(const protocol::UserMessage& user, std::vector<std::uint64_t>& came_home);
+  Result<void> take_tensor(const protocol::UserMessage& user, const protocol::TensorRecord& record,
+                           std::vector<std::uint64_t>& came_home, EndpointTensor& tensor);
+  Result<SharedBytes> take_device(const protocol::UserMessage& user,
+                                  const protocol::TensorRecord& record,
+                                  std::vector<std::uint64_t>& came_home);
+  Result<void> give_back(std::span<const protocol::LeaseRelease> releases,
+                         std::vector<std::uint64_t>& came_home);
+  Result<void> complete_later(const protocol::UserMessage& user, const ArrivalPtr& arrival);
+  ArrivalPtr next_received();
   Result<SharedBytes> take_shared(const protocol::UserMessage& user,
                                   const protocol::MemoryRef& memory,
                                   std::vector<std::uint64_t>& came_home);
+  // `home`: of device memory.
   Result<std::optional<SharedBytes>> take_home(const protocol::UserMessage& user,
                                                const protocol::MemoryRef& memory,
-                                               std::vector<std::uint64_t>& came_home);
+                                               std::vector<std::uint64_t>& came_home,
+                                               DeviceLinks::Home* home = nullptr);
 
   // ---- sending
   bool may_move(const EndpointTensor& tensor) const noexcept;
   Result<void> make_movable(EndpointTensor& tensor);
-  SharedBytes own(const Block& block);
+  Result<SharedBytes> copy_of(const EndpointTensor& tensor);
+  Result<SharedBytes> copy_on_device(const SharedBytes& memory);
+  SharedBytes own(const Block& block, Arena& of, std::shared_ptr<DevicePlace> place = {});
+  bool forget(const SharedBytes::Holder& holder);
+  void void_loans();
 
   // ---- around fork(): a child keeps copies of what is held here, and no descriptor of ours
   void before_fork() noexcept override;
@@ -79,6 +117,7 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl>, private Fo
 
   const std::uint64_t generation = fork_generation();
   SegmentExchange segments;
+  DeviceLinks devices;
   Arena arena;
   Channel channel;
   std::thread control;     // serve_peer()
@@ -89,7 +128,13 @@ struct Endpoint::Impl : std::enable_shared_from_this<Endpoint::Impl>, private Fo
   LeaseBook lent;    // of our arena, to the peer
   RangeTable out;    // of the peer's arena, held here: what the peer may not name again
   std::unordered_map<std::uint64_t, SegmentMap::Range> held;  // the same, by lease
-  std::deque<EndpointMessage> received;
+  RangeTable device_out;                                      // of the peer's device memory
+  struct DeviceLoan {
+    std::shared_ptr<DevicePlace> place;
+    std::optional<DeviceStream> own;  // what we did for it is on the place's own stream
+  };
+  std::unordered_map<std::uint64_t, DeviceLoan> device_loans;  // by lease
+  std::deque<ArrivalPtr> received;
   Completion arrived;          // the receiving thread's
   std::optional<Error> ended;  // the peer is gone, or this end was closed
   bool closed = false;         // by this end

@@ -21,10 +21,6 @@ void wait_readable(int fd) {
   }
 }
 
-std::unexpected<Error> broken(std::string what) {
-  return failure(ErrorCode::Protocol, "the other end " + std::move(what));
-}
-
 }  // namespace
 
 SegmentExchange::SegmentExchange(ControlSocket socket, EndRole role, std::size_t arena_max_bytes)
@@ -87,16 +83,22 @@ void SegmentExchange::dropped(SegmentId id) {
 
 // ------------------------------------------------------------------------------------- the peer's
 Result<SegmentMap::Range> SegmentExchange::resolve(const protocol::MemoryRef& memory) {
-  if (role_ == EndRole::Second && !peers_.find(memory.place)) {
-    // Its descriptor was sent before the message that names it, so it is in the socket or handled.
-    std::scoped_lock lock(receive_mutex_);
-    while (!peers_.find(memory.place)) {
-      auto taken = take_one();
-      if (!taken) return std::unexpected(taken.error());
-      if (!*taken) break;
-    }
+  if (role_ == EndRole::Second) {
+    auto here = take_in_until([&] { return peers_.find(memory.place) != nullptr; });
+    if (!here) return std::unexpected(here.error());
   }
   return peers_.resolve(memory.place, memory.offset, memory.bytes);
+}
+
+Result<void> SegmentExchange::take_in_until(const std::function<bool()>& is_here) {
+  if (is_here()) return {};
+  std::scoped_lock lock(receive_mutex_);
+  while (!is_here()) {
+    auto taken = take_one();
+    if (!taken) return std::unexpected(taken.error());
+    if (!*taken) break;
+  }
+  return {};
 }
 
 Error SegmentExchange::serve() {
@@ -147,6 +149,7 @@ Result<void> SegmentExchange::handle(ControlMessage message) {
       return with.operator()<protocol::SegmentDropped>(
           [this](const auto& dropped) { return on_dropped(dropped.segment); });
     default:
+      if (others_) return others_(std::move(message), scratch_);
       break;
   }
   return broken("sent a control message of kind " +

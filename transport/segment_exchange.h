@@ -1,6 +1,6 @@
-// The control socket of a connection of two ends (endpoint.h): segments and nothing else. The first
-// end makes them all, also those of the second one's arena, which asks for them; each tells the
-// other which of its own it has dropped.
+// The control socket of a connection of two ends (endpoint.h): segments, and what device_links.h
+// has to say. The first end makes all segments, also those of the second one's arena, which asks
+// for them; each tells the other which of its own it has dropped.
 #pragma once
 
 #include <tensorferry/transport/control_socket.h>
@@ -10,12 +10,20 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 namespace tensorferry {
+
+// What the peer may not do.
+inline std::unexpected<Error> broken(std::string what) {
+  return failure(ErrorCode::Protocol, "the other end " + std::move(what));
+}
 
 enum class EndRole : std::uint8_t { First, Second };
 
@@ -24,6 +32,9 @@ class SegmentExchange {
  public:
   // `arena_max_bytes`: what all segments of one end's arena may take together.
   SegmentExchange(ControlSocket socket, EndRole role, std::size_t arena_max_bytes);
+  // Who handles what is not about segments. Before serve().
+  using OtherMessages = std::function<Result<void>(ControlMessage, Scratch&)>;
+  void set_others(OtherMessages others) { others_ = std::move(others); }
 
   // One more segment for this end's arena; the peer knows it when this returns. The second end
   // waits for the first one's answer: at most half a minute, or until serve() has ended.
@@ -33,6 +44,15 @@ class SegmentExchange {
   // The memory that a message of the peer names, in the peer's arena. Error Protocol where it was
   // never given a descriptor for it: descriptors are sent before what names them.
   Result<SegmentMap::Range> resolve(const protocol::MemoryRef& memory);
+
+  // Takes in what has come until `is_here()`, or until nothing is left: what a message names was
+  // sent before it.
+  Result<void> take_in_until(const std::function<bool()>& is_here);
+  // Sends what is not about segments.
+  template <class Message>
+  Result<void> send(const Message& message, int fd, const Deadline& deadline) {
+    return socket_.send(message, fd, deadline);
+  }
 
   // The body of a thread: reads the peer's messages until it is gone (Closed) or breaks the
   // protocol (Protocol), and says which.
@@ -59,6 +79,7 @@ class SegmentExchange {
   const EndRole role_;
   const std::size_t arena_max_bytes_;
   SegmentMap peers_;  // of the peer's arena
+  OtherMessages others_;
 
   std::mutex receive_mutex_;  // one message is read and handled at a time; guards what follows
   Scratch scratch_;

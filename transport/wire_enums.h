@@ -76,6 +76,7 @@ constexpr bool is_known(protocol::ControlKind value) {
     case protocol::ControlKind::ReadDevice:
     case protocol::ControlKind::DeviceRead:
     case protocol::ControlKind::DeviceRequest:
+    case protocol::ControlKind::DeviceRefused:
       return true;
   }
   return false;
@@ -178,6 +179,10 @@ constexpr std::string_view name_of<protocol::DeviceRead>() {
 template <>
 constexpr std::string_view name_of<protocol::DeviceRequest>() {
   return "DeviceRequest";
+}
+template <>
+constexpr std::string_view name_of<protocol::DeviceRefused>() {
+  return "DeviceRefused";
 }
 
 }  // namespace tensorferry

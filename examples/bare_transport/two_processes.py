@@ -8,14 +8,17 @@ import sys
 
 import numpy as np
 
-from tensorferry.transport import Channel
+from tensorferry.transport import Channel, TransportError
 
 
 def worker(end: Channel) -> None:
     """Doubles what it is sent, in place, and sends it back, until the other end is gone."""
     while (tensors := end.recv()) is not None:
-        for array in tensors.values():
-            array *= 2
+        for x in tensors.values():
+            if isinstance(x, np.ndarray):
+                x *= 2
+            else:  # on a GPU: a framework would take it by DLPack and work on it there
+                x.copy_from(x.numpy() * 2)
         end.send(tensors)
 
 
@@ -36,6 +39,16 @@ def main(method: str) -> None:
     mine[:] = 0
     answer = here.recv(timeout=60)
     print(f"{method}: copied there, moved back:", answer["mine"][-3:], answer["small"])
+
+    try:
+        y = here.empty(1024, np.float32, device="cuda:0")  # both processes see this memory of the GPU
+    except TransportError as error:
+        print(f"{method}: without a GPU:", error)
+    else:
+        y.copy_from(np.full(1024, 4, np.float32))  # or anything on any stream: torch.from_dlpack(y).fill_(4)
+        here.send({"y": y})
+        answer = here.recv(timeout=60)
+        print(f"{method}: moved on {answer['y'].device}:", answer["y"].numpy()[:3])
 
     here.close()  # ends the worker's loop
     process.join()

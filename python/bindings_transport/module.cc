@@ -1,6 +1,8 @@
 // tensorferry._transport: one end of a connection (transport/endpoint.h) for NumPy.
 // tensorferry/transport.py is the face that users see.
 #include <pybind11/stl.h>
+#include <tensorferry/cuda/device_side.h>
+#include <tensorferry/cuda/host_wait.h>
 #include <tensorferry/transport/copy.h>
 #include <tensorferry/transport/protocol.h>
 
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "device_tensor.h"
 
 namespace tensorferry {
 namespace {
@@ -38,7 +41,8 @@ void look_for_signals() {
 // before unless the message is sent.
 class Parcel {
  public:
-  explicit Parcel(Endpoint& endpoint) : endpoint_(endpoint) {}
+  Parcel(Endpoint& endpoint, std::optional<DeviceStream> stream)
+      : endpoint_(endpoint), stream_(stream) {}
   Parcel(const Parcel&) = delete;
   Parcel& operator=(const Parcel&) = delete;
   ~Parcel() {
@@ -47,9 +51,14 @@ class Parcel {
       gift.owner->shared = std::move(tensors[gift.tensor].shared);
       set_writeable(gift.array, gift.was_writeable);
     }
+    for (auto& [owner, tensor] : device_gifts_)
+      owner.cast<DeviceTensor&>().take_back(std::move(tensors[tensor].shared));
   }
 
-  void add(const std::string& name, const py::handle& value) {
+  void add(const std::string& name, const py::object& value) {
+    if (py::isinstance<DeviceTensor>(value)) return give_device(name, value);
+    if (!py::isinstance<py::array>(value) && python::is_on_device(value))
+      return borrow_device(name, value);
     py::array array = py::array::ensure(value);
     if (!array) throw py::type_error("tensor '" + name + "' is no array");
     EndpointTensor& tensor = tensors.emplace_back();
@@ -104,8 +113,37 @@ class Parcel {
     kept_.push_back(std::move(array));
   }
 
+  // One of another end's, or given by this message already, is copied.
+  void give_device(const std::string& name, const py::object& value) {
+    auto& owner = value.cast<DeviceTensor&>();
+    EndpointTensor& tensor = tensors.emplace_back();
+    tensor.name = name;
+    tensor.dtype = owner.dtype();
+    tensor.shape = owner.shape();
+    for (const auto& [given, at] : device_gifts_) {
+      if (given.is(value)) {
+        tensor.shared = tensors[at].shared;
+        return;
+      }
+    }
+    SharedBytes& memory = owner.memory(name);
+    if (stream_) memory.use_on(*stream_);
+    tensor.shared = memory;
+    if (!memory || !endpoint_.knows(memory)) return;
+    (void)owner.give();
+    device_gifts_.emplace_back(value, tensors.size() - 1);
+  }
+
+  // Another library's: one copy on the device.
+  void borrow_device(const std::string& name, const py::object& value) {
+    EndpointTensor tensor = copy_from_device(endpoint_, name, value, stream_);
+    tensors.push_back(std::move(tensor));
+  }
+
   Endpoint& endpoint_;
+  const std::optional<DeviceStream> stream_;  // that the caller works with device tensors on
   std::vector<Gift> gifts_;
+  std::vector<std::pair<py::object, std::size_t>> device_gifts_;
   std::vector<py::array> kept_;  // alive until their bytes are copied
 };
 
@@ -123,18 +161,20 @@ class End {
   static std::unique_ptr<End> create_on(int fd, std::size_t max_bytes) {
     EndpointOptions options;
     options.arena.max_bytes = max_bytes;
+    options.devices = cuda::device_side();
     return std::make_unique<End>(value_of(Endpoint::create_on(UniqueFd(fd), options)));
   }
   static std::unique_ptr<End> connect(int fd, std::optional<double> timeout) {
     Result<std::unique_ptr<Endpoint>> end;
     {
       py::gil_scoped_release released;
-      end = Endpoint::connect(UniqueFd(fd), deadline_of(timeout));
+      end = Endpoint::connect(UniqueFd(fd), deadline_of(timeout), cuda::device_side());
     }
     return std::make_unique<End>(value_of(std::move(end)));
   }
 
-  py::array empty(const std::vector<std::int64_t>& shape, const py::dtype& dtype) {
+  py::object empty(const std::vector<std::int64_t>& shape, const py::dtype& dtype,
+                   const py::object& device) {
     DType type = dtype_of(dtype);
     std::size_t bytes = element_bytes(type);
     for (std::int64_t dim : shape) {
@@ -142,6 +182,9 @@ class End {
       if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes))
         throw py::value_error("the shape is too large");
     }
+    if (const auto ordinal = python::cuda_ordinal(device))
+      return py::cast(
+          std::make_unique<DeviceTensor>(allocate_on(*endpoint_, *ordinal, bytes), type, shape));
     auto owner = std::make_unique<Owner>();
     auto memory = [&] {
       py::gil_scoped_release released;
@@ -153,10 +196,12 @@ class End {
     return array_over(std::move(owner), range, type, shape);
   }
 
-  void send(const py::dict& tensors, std::uint64_t tag, std::optional<double> timeout) {
+  void send(const py::dict& tensors, std::uint64_t tag, std::optional<double> timeout,
+            const py::object& stream) {
     const Deadline deadline = deadline_of(timeout);
-    Parcel parcel(*endpoint_);
-    for (const auto& [name, value] : tensors) parcel.add(py::str(name), value);
+    Parcel parcel(*endpoint_, python::stream_of_caller(stream));
+    for (const auto& [name, value] : tensors)
+      parcel.add(py::str(name), py::reinterpret_borrow<py::object>(value));
     while (true) {
       Result<void> sent;
       {
@@ -193,7 +238,9 @@ class End {
     py::gil_scoped_release released;
     return endpoint_->trim();
   }
-  std::size_t bytes_in_use() const { return endpoint_->statistics().bytes_in_use; }
+  std::size_t bytes_in_use() const {
+    return endpoint_->statistics().bytes_in_use + endpoint_->device_bytes_in_use();
+  }
 
  private:
   static py::dict to_dict(EndpointMessage& message) {
@@ -203,7 +250,12 @@ class End {
       auto name = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
           tensor.name.data(), static_cast<py::ssize_t>(tensor.name.size()), "replace"));
       if (!name) throw py::error_already_set();
-      result[name] = received_array(tensor);
+      if (tensor.shared.is_cpu()) {
+        result[name] = received_array(tensor);
+      } else {
+        result[name] = py::cast(std::make_unique<DeviceTensor>(
+            std::move(tensor.shared), tensor.dtype, std::move(tensor.shape)));
+      }
     }
     return result;
   }
@@ -216,12 +268,13 @@ class End {
 PYBIND11_MODULE(_transport, module) {
   module.doc() = "One end of a connection that moves tensors between two processes.";
   py::class_<Owner> owner(module, "_Owner");
+  bind_device_tensor(module);
   py::class_<End>(module, "End")
       .def_static("create_on", &End::create_on, py::arg("fd"), py::arg("max_bytes"))
       .def_static("connect", &End::connect, py::arg("fd"), py::arg("timeout") = py::none())
-      .def("empty", &End::empty, py::arg("shape"), py::arg("dtype"))
+      .def("empty", &End::empty, py::arg("shape"), py::arg("dtype"), py::arg("device") = py::none())
       .def("send", &End::send, py::arg("tensors"), py::arg("tag") = 0,
-           py::arg("timeout") = py::none())
+           py::arg("timeout") = py::none(), py::arg("stream") = py::none())
       .def("recv", &End::recv, py::arg("timeout") = py::none())
       .def("close", &End::close)
       .def("trim", &End::trim)
@@ -233,6 +286,22 @@ PYBIND11_MODULE(_transport, module) {
         return std::pair(counts.calls_of(CopyKind::Host), counts.bytes_of(CopyKind::Host));
       },
       "Calls and bytes of payload copied in this process since it started.");
+  module.def("is_on_device", &python::is_on_device, py::arg("value"));
+  module.def(
+      "device_counts",
+      [] {
+        py::dict result;
+        const CopyCounts counts = copy_counts();
+        for (CopyKind kind :
+             {CopyKind::HostToDevice, CopyKind::DeviceToHost, CopyKind::DeviceToDevice})
+          result[py::str(std::string(to_string(kind)))] = counts.calls_of(kind);
+        std::uint64_t waits = 0;
+        for (std::size_t reason = 0; reason < cuda::kWaitReasons; ++reason)
+          waits += cuda::host_waits(static_cast<cuda::WaitReason>(reason));
+        result["host_waits"] = waits;
+        return result;
+      },
+      "Copies of device memory by kind, and waits for a device on a thread of this process.");
 }
 
 }  // namespace tensorferry

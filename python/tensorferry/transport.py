@@ -18,6 +18,9 @@
 
 An array from `empty`, or one that was received, is *given* by `send`: it moves without a copy, becomes read-only here,
 and giving it twice is an error. Any other array is copied once, before `send` returns, and never touched again.
+
+Tensors in device memory go the same way: from `empty(..., device="cuda:0")` or received ones without a copy, those of other
+libraries (DLPack, ``__cuda_array_interface__``) by one copy on the device. They arrive as `DeviceTensor`.
 """
 
 from __future__ import annotations
@@ -31,10 +34,13 @@ import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import reduction
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from ._transport import DeviceTensor
 
 __all__ = ["Channel", "TransportError"]
 
@@ -89,36 +95,57 @@ class Channel:
         first._other, second._other = weakref.ref(second), weakref.ref(first)
         return first, second
 
-    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    @overload
+    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = ..., device: None = None) -> NDArray[Any]: ...
+    @overload
+    def empty(self, shape: Sequence[int] | int, dtype: DTypeLike = ..., *, device: str) -> NDArray[Any] | DeviceTensor: ...
+    def empty(
+        self, shape: Sequence[int] | int, dtype: DTypeLike = np.float64, device: str | None = None
+    ) -> NDArray[Any] | DeviceTensor:
         """An uninitialised array in this end's shared memory, to be filled and sent without a copy.
 
+        With ``device="cuda:0"`` (by this process's count) a `DeviceTensor` in memory there: `from_dlpack` of a framework is
+        a view of it. Its first one makes a CUDA context, unless the process has one.
+
         Raises:
-            TransportError: the memory is used up (``OUT_OF_SHARED_MEMORY``), or the peer is gone.
+            TransportError: the memory is used up (``OUT_OF_SHARED_MEMORY``), the peer is gone, or there is no such device.
             TypeError: the dtype does not cross.
         """
         dims = [shape] if isinstance(shape, int) else list(shape)
-        array: NDArray[Any] = self._open().empty(dims, np.dtype(dtype))
-        return array
+        made: NDArray[Any] | DeviceTensor = self._open().empty(dims, np.dtype(dtype), device)
+        return made
 
-    def send(self, tensors: Mapping[str, ArrayLike], *, timeout: float | None = None) -> None:
+    def send(self, tensors: Mapping[str, Any], *, timeout: float | None = None, stream: object = None) -> None:
         """Sends arrays by name; anything that NumPy or DLPack can make an array of.
 
         Blocks only while the peer does not read and its ring is full, at most `timeout` seconds. When it raises, nothing
         was sent, and no array was given.
 
+        Of tensors on a GPU `stream` is the one that the caller works with them on: a number, or a stream of cuda.core,
+        PyTorch or CuPy. It need not be said of PyTorch's tensors, nor where a stream was named as the memory was taken by
+        DLPack. Nobody waits for the device, but where no stream is known, and in the first sends of a device, until the peer
+        has answered.
+
         Raises:
-            TransportError: the peer is gone, the time is over, or the memory is used up.
+            TransportError: the peer is gone or can't receive tensors of that device, the time is over, or the memory is
+                used up.
             ValueError: an array was given by an earlier send.
             TypeError: something is no array, or of a dtype that does not cross (objects, other byte orders).
+            BufferError: a tensor on a GPU is not in C order.
         """
-        self._open().send({name: _as_array(value) for name, value in tensors.items()}, timeout=timeout)
+        end = self._open()
+        end.send({name: _sendable(value) for name, value in tensors.items()}, timeout=timeout, stream=stream)
 
-    def recv(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]] | None:
+    def recv(self, *, timeout: float | None = None) -> dict[str, Any] | None:
         """The next message's arrays, writable and this process's own; None when the peer is gone.
+
+        Tensors on a GPU are `DeviceTensor`s, and complete: a message comes when all work on them is done.
 
         Raises:
             TimeoutError: nothing came within `timeout` seconds.
-            TransportError: the peer broke the protocol, or this end was closed.
+            TransportError: the peer broke the protocol, or this end was closed; or a tensor on a GPU is lost, since the
+                peer's process ended before its work on it was done (``STUB_DIED``) or this process can't reach it. Then
+                the next call gives the next message.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         end = self._open(timeout)
@@ -131,12 +158,12 @@ class Channel:
             raise
         if message is None:
             raise TimeoutError(f"nothing came within {timeout} s")
-        tensors: dict[str, NDArray[Any]] = message[1]
+        tensors: dict[str, Any] = message[1]
         return tensors
 
     @property
     def bytes_in_use(self) -> int:
-        """Bytes of this end's arena that somebody holds, here or at the peer."""
+        """Bytes of this end's memory, shared or on devices, that somebody holds, here or at the peer."""
         return int(self._open().bytes_in_use)
 
     def trim(self) -> int:
@@ -213,7 +240,11 @@ def _rebuild(duplicate: Any, first: bool, max_bytes: int) -> Channel:
     return Channel(duplicate.detach(), first=first, max_bytes=max_bytes)
 
 
-def _as_array(value: Any) -> NDArray[Any]:
-    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
-        return np.asarray(value)
-    return np.from_dlpack(value)
+def _sendable(value: Any) -> NDArray[Any] | DeviceTensor:
+    if isinstance(value, np.ndarray):
+        return value
+    from . import _transport
+
+    if isinstance(value, _transport.DeviceTensor) or _transport.is_on_device(value):
+        return value  # type: ignore[no-any-return]
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)

@@ -166,7 +166,8 @@ protocol::Release golden(const Samples& samples) {
 }
 template <>
 protocol::UserMessage golden(const Samples& samples) {
-  return {1, samples.tensors, std::span(&samples.release, 1)};
+  const std::span event(&samples.event, 1);
+  return {1, samples.tensors, std::span(&samples.release, 1), event, event};
 }
 template <>
 protocol::Spill golden(const Samples&) {
@@ -232,6 +233,10 @@ protocol::DeviceSegment golden(const Samples&) {
 template <>
 protocol::DeviceRequest golden(const Samples&) {
   return {1, "uuid"};
+}
+template <>
+protocol::DeviceRefused golden(const Samples&) {
+  return {"uuid", ErrorCode::Unsupported, "no"};
 }
 template <>
 protocol::ReadDevice golden(const Samples& samples) {

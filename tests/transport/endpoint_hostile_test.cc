@@ -284,7 +284,7 @@ INSTANTIATE_TEST_SUITE_P(
               tensor.memory.kind = protocol::MemoryKind::DeviceChunk;
               say_one(l, tensor);
             },
-            "CPU"},
+            "not offered"},
         Lie{"RecordOfAServer", [](Liar& l) { l.raw->say(protocol::Cancel{1}); }, "unexpected"},
         Lie{"SpillIntoNothing",
             [](Liar& l) { l.raw->say_spilled({{protocol::MemoryKind::Segment, 9, 0, 100, 1}}); },

@@ -77,8 +77,10 @@ class DeviceQueue {
   // where that can't be known.
   using Done = CompletionPoller::Done;
   void when_done(std::span<const StreamHandle> streams, Done done);
-  // Waits on this thread until all that is on our stream is done; counted by reason.
-  Result<void> wait(WaitReason reason);
+  // Waits on this thread until all that is on our stream, or on that one, is done; counted by
+  // reason.
+  Result<void> wait(WaitReason reason) { return wait(reason, stream()); }
+  Result<void> wait(WaitReason reason, StreamHandle stream);
 
  protected:
   ~DeviceQueue() = default;

@@ -31,7 +31,7 @@
 namespace tensorferry::protocol {
 
 inline constexpr std::uint32_t kMagic = 0x59524654;  // "TFRY" in memory order
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 
 // Limits: a message that exceeds one is refused whole.
 inline constexpr std::size_t kMaxRank = 64;
@@ -127,6 +127,7 @@ struct TensorRecord {
 // An event in one of the two rings that the server made for a stub and a device (DeviceOffer): who
 // sends the message recorded it in the ring that is its own. It says when device memory may be
 // touched; one per message, device and stream. `generation` tells apart the uses of one slot.
+// In the bare transport each end has one ring, which the other one made.
 struct EventSlot {
   Device device;
   std::uint32_t slot = 0;
@@ -251,8 +252,11 @@ struct UserMessage {
   std::uint64_t tag = 0;
   std::span<const TensorRecord> tensors;
   std::span<const LeaseRelease> releases;
+  std::span<const EventSlot> ready = {};  // device tensors: the receiver's when these are complete
+  std::span<const EventSlot> seen = {};   // of the receiver's ring: complete, free again
   static constexpr auto fields() {
-    return std::tuple(&UserMessage::tag, &UserMessage::tensors, &UserMessage::releases);
+    return std::tuple(&UserMessage::tag, &UserMessage::tensors, &UserMessage::releases,
+                      &UserMessage::ready, &UserMessage::seen);
   }
 };
 
@@ -275,6 +279,7 @@ enum class ControlKind : std::uint16_t {
   ReadDevice = 15,
   DeviceRead = 16,
   DeviceRequest = 17,
+  DeviceRefused = 18,
 };
 
 struct ControlHeader {
@@ -426,6 +431,9 @@ struct DeviceRequest {
 // Server -> stub, before anything of that device is named: what `Device::id` = device.id stands for
 // in every message from here on. Ordinals differ between processes, so that a GPU goes by its UUID.
 // The events are the server's, which lives longer: the stub opens and never destroys them.
+//
+// Bare transport: each end, before it names the device or when the other one has offered it, with a
+// pidfd of its process. `from_stub` are the events that the receiver records; the rest is empty.
 struct DeviceOffer {
   static constexpr auto kKind = ControlKind::DeviceOffer;
   Device device;
@@ -439,6 +447,17 @@ struct DeviceOffer {
     return std::tuple(&DeviceOffer::device, &DeviceOffer::uuid, &DeviceOffer::to_stub,
                       &DeviceOffer::from_stub, &DeviceOffer::arena_initial_bytes,
                       &DeviceOffer::arena_growth_bytes, &DeviceOffer::arena_max_bytes);
+  }
+};
+
+// Bare transport: the answer to an offer. What is sent of that device can't be received here.
+struct DeviceRefused {
+  static constexpr auto kKind = ControlKind::DeviceRefused;
+  std::string_view uuid;  // kUuidBytes
+  ErrorCode code = ErrorCode::Unsupported;
+  std::string_view error;
+  static constexpr auto fields() {
+    return std::tuple(&DeviceRefused::uuid, &DeviceRefused::code, &DeviceRefused::error);
   }
 };
 
