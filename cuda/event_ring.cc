@@ -42,14 +42,15 @@ EventRing::~EventRing() {
   impl_->slots.clear();
 }
 
-Result<std::unique_ptr<EventRing>> EventRing::create(ContextPtr context, std::size_t size) {
+Result<std::unique_ptr<EventRing>> EventRing::create(ContextPtr context, std::size_t size,
+                                                     EventUse use) {
   const RelaxedCapture relaxed;
   auto guard = ContextGuard::enter(*context);
   if (!guard) return std::unexpected(guard.error());
   auto impl = std::make_unique<Impl>();
   impl->context = std::move(context);
   for (std::uint32_t index = 0; index < size; ++index) {
-    auto event = make_event(true);
+    auto event = make_event(use == EventUse::Interprocess);
     if (!event) return std::unexpected(event.error());
     impl->slots.push_back({std::move(*event), 0, SlotState::Free});
     impl->free.push_back(index);

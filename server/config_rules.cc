@@ -1,5 +1,7 @@
 #include "config_rules.h"
 
+#include <tensorferry/cuda/rung.h>
+
 #include <algorithm>
 #include <charconv>
 #include <limits>
@@ -18,8 +20,9 @@ using Severity = Diagnostic::Severity;
 constexpr std::int64_t kMaxInstances = 1024;  // processes of one model
 constexpr std::string_view kOurs = "TENSORFERRY_";
 constexpr std::string_view kOurParameters[] = {
-    "TENSORFERRY_PYTHON", "TENSORFERRY_EXECUTE_TIMEOUT_S", "TENSORFERRY_SLOW_EXECUTE_S",
-    "TENSORFERRY_GPU_POOL_BYTE_SIZE", "TENSORFERRY_STRICT"};
+    "TENSORFERRY_PYTHON",         "TENSORFERRY_EXECUTE_TIMEOUT_S",
+    "TENSORFERRY_SLOW_EXECUTE_S", "TENSORFERRY_GPU_POOL_BYTE_SIZE",
+    "TENSORFERRY_GPU_TRANSPORT",  "TENSORFERRY_STRICT"};
 
 // What holds for a use: its own decision, else the nearest parent's.
 const Field& decider(const FieldUse& use) {
@@ -231,6 +234,7 @@ class Interpreter {
       }
       if (key.ends_with("_TIMEOUT_S") || key.ends_with("_EXECUTE_S")) seconds(path, key, text);
       if (key == "TENSORFERRY_GPU_POOL_BYTE_SIZE") byte_size(path, key, text);
+      if (key == "TENSORFERRY_GPU_TRANSPORT") gpu_transport(path, text);
       if (key.starts_with(kOurs) &&
           std::ranges::find(kOurParameters, key) == std::end(kOurParameters)) {
         warning(path, "parameter " + key + " is unknown and has no effect");
@@ -256,6 +260,11 @@ class Interpreter {
     auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (code != std::errc() || end != text.data() + text.size() || value == 0)
       error(path, "parameter " + key + " is '" + text + "': it must be a number of bytes");
+  }
+
+  void gpu_transport(const std::string& path, const std::string& text) {
+    if (auto asked = cuda::gpu_transport_from_string(text); !asked)
+      error(path, "parameter " + asked.error().message);
   }
 
   void version_policy() {

@@ -20,12 +20,23 @@ Result<void> copy_on_device(Gpu& gpu, const Buffer& to, const DeviceSource& sour
   return {};
 }
 
-Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
-  if (to.empty()) return {};
-  auto copied = gpu.enqueue([&](cuda::StreamHandle ours) {
+Result<void> bring_to_device(Gpu& gpu, const Buffer& to, std::span<const std::byte> from) {
+  return gpu.enqueue([&](cuda::StreamHandle ours) {
+    return cuda::copy_async(cuda::device_ptr(to.bytes().data()), cuda::device_ptr(from.data()),
+                            from.size(), ours, CopyKind::HostToDevice);
+  });
+}
+
+Result<void> bring_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
+  return gpu.enqueue([&](cuda::StreamHandle ours) {
     return cuda::copy_async(cuda::device_ptr(to.data()), cuda::device_ptr(from), to.size(), ours,
                             CopyKind::DeviceToHost);
   });
+}
+
+Result<void> copy_to_host(Gpu& gpu, std::span<std::byte> to, const std::byte* from) {
+  if (to.empty()) return {};
+  auto copied = bring_to_host(gpu, to, from);
   return copied ? gpu.wait(cuda::WaitReason::HostArray) : copied;
 }
 

@@ -10,30 +10,12 @@ namespace {
 // Marks on streams that somebody still looks at, at a time.
 constexpr std::size_t kMarks = 1024;
 
-// The rungs that both sides map the same memory on, with events.
-Result<cuda::Plan> plan_for(const cuda::Device& device) {
-  auto asked = cuda::gpu_transport_from_environment();
-  if (!asked) return std::unexpected(asked.error());
-  cuda::Plan plan = cuda::plan_rungs(device, *asked);
-  std::erase_if(plan.attempts, [](const cuda::Attempt& attempt) { return !attempt.events; });
-  if (plan.attempts.empty()) {
-    return failure(ErrorCode::Unsupported,
-                   "tensors of GPU " + to_string(device.uuid) +
-                       " can't be shared with stubs: " + plan.reason +
-                       "; let inputs come to the CPU (FORCE_CPU_ONLY_INPUT_TENSORS \"yes\")");
-  }
-  return plan;
-}
-
 }  // namespace
 
-Gpu::Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
-         cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
-         std::shared_ptr<cuda::CompletionPoller> poller)
+Gpu::Gpu(const cuda::Device& device, cuda::ContextPtr context, cuda::Stream stream,
+         std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller)
     : device_(device),
       context_(std::move(context)),
-      share_mode_(plan.attempts.front().mode),
-      transport_{plan.attempts.front().rung, plan.reason},
       poller_(std::move(poller)),
       events_(std::move(events)),
       stream_(std::move(stream)) {}
@@ -42,15 +24,13 @@ Result<std::shared_ptr<Gpu>> Gpu::open(int ordinal,
                                        std::shared_ptr<cuda::CompletionPoller> poller) {
   auto device = cuda::device_by_ordinal(ordinal);
   if (!device) return std::unexpected(device.error());
-  auto plan = plan_for(*device);
-  if (!plan) return std::unexpected(plan.error());
   auto context = cuda::PrimaryContext::retain(*device);
   if (!context) return std::unexpected(context.error());
   auto stream = cuda::Stream::create(*context);
   if (!stream) return std::unexpected(stream.error());
-  auto events = cuda::EventRing::create(*context, kMarks);
+  auto events = cuda::EventRing::create(*context, kMarks, cuda::EventUse::OwnProcess);
   if (!events) return std::unexpected(events.error());
-  return std::shared_ptr<Gpu>(new Gpu(*device, *plan, std::move(*context), std::move(*stream),
+  return std::shared_ptr<Gpu>(new Gpu(*device, std::move(*context), std::move(*stream),
                                       std::move(*events), std::move(poller)));
 }
 
@@ -105,10 +85,10 @@ void Gpu::when_done(std::span<const cuda::StreamHandle> streams, Done done) {
   }
 }
 
-Result<void> Gpu::wait(cuda::WaitReason reason) {
+Result<void> Gpu::wait(cuda::WaitReason reason, cuda::StreamHandle stream) {
   Result<cuda::EventSlot> slot = failure(ErrorCode::Internal, "nothing was marked");
-  auto marked = enqueue([&](cuda::StreamHandle ours) -> Result<void> {
-    slot = mark(ours);
+  auto marked = enqueue([&](cuda::StreamHandle) -> Result<void> {
+    slot = mark(stream);
     return slot ? Result<void>{} : std::unexpected(slot.error());
   });
   if (!marked) return marked;

@@ -2,13 +2,11 @@
 // looks for what is done. Nothing of CUDA is touched before the first device tensor comes.
 #pragma once
 
-#include <tensorferry/cuda/chunk.h>
 #include <tensorferry/cuda/completion_poller.h>
 #include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/device.h>
 #include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/host_wait.h>
-#include <tensorferry/cuda/rung.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/device.h>
 #include <tensorferry/transport/segment.h>
@@ -37,9 +35,6 @@ class Gpu {
   cuda::CompletionPoller& poller() const noexcept { return *poller_; }
   // For others to make it wait, by its number, for what they have.
   cuda::StreamHandle stream() const noexcept { return stream_.get(); }
-  cuda::ShareMode share_mode() const noexcept { return share_mode_; }
-  // By what its attributes say and TENSORFERRY_GPU_TRANSPORT asks.
-  const cuda::RungChoice& transport() const noexcept { return transport_; }
 
   // Calls `work(stream)` with the context current and nobody else on the stream meanwhile.
   template <class Work>
@@ -57,19 +52,18 @@ class Gpu {
   // done. With an error where that can't be known.
   using Done = cuda::CompletionPoller::Done;
   void when_done(std::span<const cuda::StreamHandle> streams, Done done);
-  // Waits on this thread until all that is on our stream is done; counted by reason.
-  Result<void> wait(cuda::WaitReason reason);
+  // Waits on this thread until all that is on our stream, or on that one, is done; counted by
+  // reason.
+  Result<void> wait(cuda::WaitReason reason) { return wait(reason, stream_.get()); }
+  Result<void> wait(cuda::WaitReason reason, cuda::StreamHandle stream);
 
  private:
-  Gpu(const cuda::Device& device, const cuda::Plan& plan, cuda::ContextPtr context,
-      cuda::Stream stream, std::unique_ptr<cuda::EventRing> events,
-      std::shared_ptr<cuda::CompletionPoller> poller);
+  Gpu(const cuda::Device& device, cuda::ContextPtr context, cuda::Stream stream,
+      std::unique_ptr<cuda::EventRing> events, std::shared_ptr<cuda::CompletionPoller> poller);
   Result<cuda::EventSlot> mark(std::optional<cuda::StreamHandle> stream);
 
   const cuda::Device device_;
   const cuda::ContextPtr context_;
-  const cuda::ShareMode share_mode_;
-  const cuda::RungChoice transport_;
   const std::shared_ptr<cuda::CompletionPoller> poller_;
   const std::shared_ptr<cuda::EventRing> events_;  // of our own
   std::mutex mutex_;                               // the stream's

@@ -58,8 +58,9 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options, const S
       segments_(parts.segments),
       logger_(parts.logger),
       host_(std::make_shared<HostArena>(segments_, arena_options(options), parts.watch)),
-      gpus_(std::make_shared<GpuArenas>(parts.gpus, segments_, gpu_arena_options(source_.config),
-                                        parts.watch)),
+      gpus_(std::make_shared<GpuArenas>(
+          parts.gpus, segments_, gpu_arena_options(source_.config), parts.watch,
+          [this](const Gpu& gpu, const cuda::RungChoice& best) { say_transport(gpu, best); })),
       cpu_inputs_(inputs_go_to_the_cpu(source_.config)) {}
 
 Result<std::shared_ptr<ModelState>> ModelState::load(ModelSource source,
@@ -273,7 +274,7 @@ Result<Buffer> ModelState::copy_in(const DeviceSource& source) {
 
 // What lies elsewhere (another model's answer, ordinary memory) crosses by the one counted copy.
 Result<void> ModelState::place(Tensor& input) {
-  if (!input.data.is_cpu()) return cpu_inputs_ ? place_on_host(input) : place_on_device(input);
+  if (!input.data.is_cpu()) return place_device_input(input);
   if (input.data.size() < protocol::kInlineBelowBytes || HostBlock::of(input.data, *host_))
     return {};
   auto copy = allocate(input.data.size());
@@ -283,11 +284,17 @@ Result<void> ModelState::place(Tensor& input) {
   return {};
 }
 
-Result<void> ModelState::place_on_device(Tensor& input) {
+Result<void> ModelState::place_device_input(Tensor& input) {
   auto arena = gpus_->open(input.data.device().id);
   if (!arena) return std::unexpected(in_model(arena.error()));
+  if (cpu_inputs_) say_where_inputs_go();
+  const bool on_host = cpu_inputs_ || arena->sharing->best().rung == cuda::Rung::NoGpu;
+  return on_host ? place_on_host(input, *arena) : place_on_device(input, *arena);
+}
+
+Result<void> ModelState::place_on_device(Tensor& input, const GpuArena& arena) {
   if (input.data.size() == 0) return {};
-  if (HostBlock::of(input.data, *arena->blocks)) {
+  if (HostBlock::of(input.data, *arena.blocks)) {
     auto followed = DeviceHold::follow_users_of(input.data);
     return followed ? followed : std::unexpected(in_model(followed.error()));
   }
@@ -310,7 +317,7 @@ Result<Buffer> ModelState::copy_in(const Buffer& on_device) {
 }
 
 // FORCE_CPU_ONLY_INPUT_TENSORS, which is "yes" unless the config says otherwise.
-Result<void> ModelState::place_on_host(Tensor& input) {
+void ModelState::say_where_inputs_go() {
   std::call_once(said_where_inputs_go_, [&] {
     logger_->info(
         source_.name,
@@ -318,12 +325,21 @@ Result<void> ModelState::place_on_host(Tensor& input) {
         "\"FORCE_CPU_ONLY_INPUT_TENSORS\" value: { string_value: \"no\" } } in "
         "config.pbtxt leaves it on its device");
   });
-  auto arena = gpus_->open(input.data.device().id);
-  if (!arena) return std::unexpected(in_model(arena.error()));
+}
+
+// Once for each GPU that the model's tensors come from.
+void ModelState::say_transport(const Gpu& gpu, const cuda::RungChoice& best) const {
+  std::string text = "tensors of " + to_string(gpu.device().uuid) + " cross by " +
+                     std::string(to_string(best.rung));
+  if (!best.reason.empty()) text += " (" + best.reason + ")";
+  logger_->info(source_.name, text);
+}
+
+Result<void> ModelState::place_on_host(Tensor& input, const GpuArena& arena) {
   auto copy = allocate(input.data.size());
   if (!copy) return std::unexpected(copy.error());
   auto copied = DeviceHold::follow_users_of(input.data);
-  if (copied) copied = copy_to_host(*arena->gpu, copy->bytes(), input.data.bytes().data());
+  if (copied) copied = copy_to_host(*arena.gpu, copy->bytes(), input.data.bytes().data());
   if (!copied) return std::unexpected(in_model(copied.error()));
   input.data = std::move(*copy);
   return {};

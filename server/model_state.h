@@ -103,8 +103,11 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   // Moves what lies elsewhere to where this model's stubs find it: by one counted copy.
   Result<void> place(Tensor& input);
   Error in_model(Error error) const;
-  Result<void> place_on_device(Tensor& input);
-  Result<void> place_on_host(Tensor& input);
+  void say_where_inputs_go();
+  void say_transport(const Gpu& gpu, const cuda::RungChoice& best) const;
+  Result<void> place_device_input(Tensor& input);
+  Result<void> place_on_device(Tensor& input, const GpuArena& arena);
+  Result<void> place_on_host(Tensor& input, const GpuArena& arena);
 
   ModelSource source_;
   const ServerOptions options_;

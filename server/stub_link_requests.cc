@@ -103,9 +103,13 @@ protocol::TensorRecord StubLink::lend(const Tensor& input, const ReadyEvents& re
   record.name = input.name;
   record.dtype = input.dtype;
   record.shape = input.shape;
-  std::span<const std::byte> bytes = input.data.bytes();
+  const auto staged =
+      std::ranges::find(ready.staged, &input, &decltype(ready.staged)::value_type::first);
+  const Buffer& data = staged == ready.staged.end() ? input.data : staged->second;
+  std::span<const std::byte> bytes = data.bytes();
+  record.device = input.data.device();
   record.memory.bytes = bytes.size();
-  if (!input.data.is_cpu()) {
+  if (!data.is_cpu()) {
     lend_device(input, ready, record);
     return record;
   }
@@ -114,7 +118,7 @@ protocol::TensorRecord StubLink::lend(const Tensor& input, const ReadyEvents& re
     count_copy(bytes.size(), CopyKind::Inline);
     return record;
   }
-  const HostBlock* holder = HostBlock::of(input.data, *host_);
+  const HostBlock* holder = HostBlock::of(data, *host_);
   expects(holder != nullptr,
           "a tensor of a page or more lies in its model's host arena when it is sent");
   Block block = host_->arena().lookup(holder->block()).value();

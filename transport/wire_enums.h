@@ -76,6 +76,8 @@ constexpr bool is_known(protocol::ControlKind value) {
     case protocol::ControlKind::ReadDevice:
     case protocol::ControlKind::DeviceRead:
     case protocol::ControlKind::DeviceRequest:
+    case protocol::ControlKind::ProbeReport:
+    case protocol::ControlKind::ProbeStep:
       return true;
   }
   return false;
@@ -178,6 +180,14 @@ constexpr std::string_view name_of<protocol::DeviceRead>() {
 template <>
 constexpr std::string_view name_of<protocol::DeviceRequest>() {
   return "DeviceRequest";
+}
+template <>
+constexpr std::string_view name_of<protocol::ProbeReport>() {
+  return "ProbeReport";
+}
+template <>
+constexpr std::string_view name_of<protocol::ProbeStep>() {
+  return "ProbeStep";
 }
 
 }  // namespace tensorferry

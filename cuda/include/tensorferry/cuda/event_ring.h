@@ -28,11 +28,15 @@ struct EventSlot {
   friend bool operator==(const EventSlot&, const EventSlot&) = default;
 };
 
-// The server's side. Thread-safe.
+// Whether another process is to open them: some devices have none such.
+enum class EventUse : std::uint8_t { Interprocess, OwnProcess };
+
+// The server's side; or events of one process's own, in a ring. Thread-safe.
 class EventRing {
  public:
   // Makes all events: some milliseconds. Errors: gpu_unsupported, gpu_oom(device).
-  static Result<std::unique_ptr<EventRing>> create(ContextPtr context, std::size_t size);
+  static Result<std::unique_ptr<EventRing>> create(ContextPtr context, std::size_t size,
+                                                   EventUse use = EventUse::Interprocess);
   ~EventRing();  // of a ring that no peer uses any more
   EventRing(const EventRing&) = delete;
   EventRing& operator=(const EventRing&) = delete;
