@@ -100,6 +100,12 @@ Result<StreamHandle> DeviceQueue::copy_in(DevicePtr to, const ForeignMemory& fro
   return used;
 }
 
+Result<void> DeviceQueue::put_to_device(DevicePtr to, std::span<const std::byte> from) {
+  return enqueue([&](StreamHandle ours) {
+    return copy_async(to, device_ptr(from.data()), from.size(), ours, CopyKind::HostToDevice);
+  });
+}
+
 Result<void> DeviceQueue::put_to_host(std::span<std::byte> to, const std::byte* from) {
   return enqueue([&](StreamHandle ours) {
     return copy_async(device_ptr(to.data()), device_ptr(from), to.size(), ours,

@@ -98,10 +98,7 @@ Result<void> copy_from_host(SharedBytes& memory, std::span<const std::byte> from
   auto place = place_of(memory, from.size());
   if (!place) return std::unexpected(place.error());
   if (auto followed = follow_users(**place, memory); !followed) return followed;
-  auto copied = (*place)->enqueue([&](StreamHandle ours) {
-    return copy_async(device_ptr(memory.bytes().data()), device_ptr(from.data()), from.size(), ours,
-                      CopyKind::HostToDevice);
-  });
+  auto copied = (*place)->put_to_device(device_ptr(memory.bytes().data()), from);
   if (copied) memory.use_on((*place)->stream());
   return copied;
 }

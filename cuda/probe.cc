@@ -1,4 +1,3 @@
-#include <tensorferry/cuda/device_copy.h>
 #include <tensorferry/cuda/host_wait.h>
 #include <tensorferry/cuda/probe.h>
 
@@ -28,6 +27,11 @@ std::uint64_t next_word(std::uint64_t& state) noexcept {
   return z ^ (z >> 31);
 }
 
+// A pattern is no payload: it isn't counted as such.
+Result<void> copy_pattern(DevicePtr to, DevicePtr from, StreamHandle stream) {
+  return call<"cuMemcpyAsync">(to, from, kProbeBytes, stream);
+}
+
 // One side's half, with an event to wait on until its own copies are done.
 class Prober {
  public:
@@ -41,15 +45,12 @@ class Prober {
   Result<void> write(DevicePtr at, std::uint64_t seed) {
     Page page;
     fill_pattern(page, seed);
-    return copy_async(at, device_ptr(page.data()), page.size(), stream_->get(),
-                      CopyKind::HostToDevice);
+    return copy_pattern(at, device_ptr(page.data()), stream_->get());
   }
 
   Result<std::uint64_t> read(DevicePtr at, const Deadline& deadline) {
     Page page{};
-    if (auto got = copy_async(device_ptr(page.data()), at, page.size(), stream_->get(),
-                              CopyKind::DeviceToHost);
-        !got)
+    if (auto got = copy_pattern(device_ptr(page.data()), at, stream_->get()); !got)
       return std::unexpected(got.error());
     if (auto done = settle(deadline); !done) return std::unexpected(done.error());
     return checksum(page);
@@ -61,14 +62,14 @@ class Prober {
     return events ? record((*events).*which, stream_->get()) : settle(deadline);
   }
 
- private:
-  Prober(const Stream& stream, Event event) noexcept : stream_(&stream), event_(std::move(event)) {}
-
   // All that was put on the stream is done.
   Result<void> settle(const Deadline& deadline) {
     if (auto put = record(event_.get(), stream_->get()); !put) return put;
     return wait_on_host(event_.get(), WaitReason::Probe, deadline);
   }
+
+ private:
+  Prober(const Stream& stream, Event event) noexcept : stream_(&stream), event_(std::move(event)) {}
 
   const Stream* stream_;
   Event event_;
@@ -108,6 +109,9 @@ Result<ProbeAnswer> answer_probe(const Stream& stream, const ProbePlace& place, 
   if (place.events) {
     if (auto waits = wait_event(stream.get(), place.events->ready); !waits)
       return std::unexpected(waits.error());
+    // A copy to memory that isn't pinned waits in the driver, without a deadline: not behind an
+    // event that may never be done.
+    if (auto came = prober->settle(deadline); !came) return std::unexpected(came.error());
   }
   auto seen = prober->read(place.at, deadline);
   if (!seen) return std::unexpected(seen.error());

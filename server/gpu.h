@@ -2,9 +2,7 @@
 // looks for what is done. Nothing of CUDA is touched before the first device tensor comes.
 #pragma once
 
-#include <tensorferry/cuda/chunk.h>
 #include <tensorferry/cuda/device_queue.h>
-#include <tensorferry/cuda/rung.h>
 #include <tensorferry/transport/device.h>
 #include <tensorferry/transport/segment.h>
 
@@ -23,15 +21,9 @@ class Gpu final : public cuda::DeviceQueue {
 
   // Our ordinal, which the wire names it by too.
   Device name() const noexcept { return {DeviceKind::Cuda, device().ordinal}; }
-  cuda::ShareMode share_mode() const noexcept { return share_mode_; }
-  // By what its attributes say and TENSORFERRY_GPU_TRANSPORT asks.
-  const cuda::RungChoice& transport() const noexcept { return transport_; }
 
  private:
-  Gpu(const cuda::Plan& plan, Parts parts);
-
-  const cuda::ShareMode share_mode_;
-  const cuda::RungChoice transport_;
+  explicit Gpu(Parts parts) : cuda::DeviceQueue(std::move(parts)) {}
 };
 
 // The GPUs of one server, each opened when it is first asked for. Thread-safe.

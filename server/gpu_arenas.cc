@@ -2,8 +2,9 @@
 
 namespace tensorferry::server {
 
-Result<std::shared_ptr<Segment>> make_device_segment(SegmentId id, Gpu& gpu, std::size_t bytes) {
-  auto chunk = cuda::Chunk::create(gpu.context(), bytes, gpu.share_mode());
+Result<std::shared_ptr<Segment>> make_device_segment(SegmentId id, Gpu& gpu, std::size_t bytes,
+                                                     cuda::ShareMode mode) {
+  auto chunk = cuda::Chunk::create(gpu.context(), bytes, mode);
   if (!chunk) return std::unexpected(chunk.error());
   auto* data = reinterpret_cast<std::byte*>((*chunk)->base());
   return Segment::adopt(id, data, (*chunk)->bytes(), *chunk);
@@ -19,12 +20,16 @@ Result<GpuArena> GpuArenas::open(int ordinal) {
   if (auto it = arenas_.find(ordinal); it != arenas_.end()) return it->second;
   auto gpu = gpus_->open(ordinal);
   if (!gpu) return std::unexpected(gpu.error());
-  auto make = [gpu = *gpu, segments = segments_](std::size_t bytes) {
-    return make_device_segment(segments->issue(), *gpu, bytes);
+  auto asked = options_.transport ? *options_.transport : cuda::gpu_transport_from_environment();
+  if (!asked) return std::unexpected(asked.error());
+  auto sharing = std::make_shared<GpuSharing>(**gpu, *asked);
+  auto make = [gpu = *gpu, sharing, segments = segments_](std::size_t bytes) {
+    return make_device_segment(segments->issue(), *gpu, bytes, sharing->mode());
   };
-  GpuArena made{*gpu, std::make_shared<HostArena>(make, (*gpu)->name(), options_, watch_)};
+  GpuArena made{*gpu, sharing,
+                std::make_shared<HostArena>(make, (*gpu)->name(), options_.arena, watch_)};
   arenas_.emplace(ordinal, made);
-  if (opened_) opened_(**gpu);
+  if (opened_) opened_(**gpu, sharing->best());
   return made;
 }
 
@@ -34,7 +39,9 @@ void GpuArenas::trim() {
     std::scoped_lock lock(mutex_);
     for (const auto& [ordinal, arena] : arenas_) {
       // A legacy chunk has to be closed everywhere before it is freed.
-      if (arena.gpu->share_mode() == cuda::ShareMode::Vmm) idle.push_back(arena.blocks);
+      const bool closed_first =
+          arena.sharing->mode() == cuda::ShareMode::LegacyIpc && arena.sharing->is_shared();
+      if (!closed_first) idle.push_back(arena.blocks);
     }
   }
   for (const auto& blocks : idle) blocks->arena().trim();
@@ -45,10 +52,11 @@ std::vector<GpuStatistics> GpuArenas::statistics() const {
   std::vector<GpuStatistics> result;
   for (const auto& [ordinal, arena] : arenas_) {
     const ArenaStatistics use = arena.blocks->arena().statistics();
-    const cuda::RungChoice& chosen = arena.gpu->transport();
+    const cuda::RungChoice& best = arena.sharing->best();
     result.push_back({ordinal, to_string(arena.gpu->device().uuid),
-                      std::string(to_string(chosen.rung)), chosen.reason, use.bytes_in_use,
-                      use.segment_bytes, use.peak_segment_bytes});
+                      std::string(to_string(best.rung)), best.reason, arena.sharing->differing(),
+                      arena.sharing->changes(), use.bytes_in_use, use.segment_bytes,
+                      use.peak_segment_bytes});
   }
   return result;
 }

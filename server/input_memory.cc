@@ -71,7 +71,7 @@ Result<void> InputMemory::place(std::vector<Tensor>& inputs, const InputPlacemen
       if (where == InputPlace::ForcedToCpu) say_where_inputs_go();
       placed = place_on_host(inputs[i], i, arriving);
     } else {
-      placed = place_on_device(inputs[i]);
+      placed = place_on_device(inputs[i], i, arriving);
     }
     if (placed) continue;
     undo(arriving, inputs);
@@ -90,9 +90,12 @@ Result<void> InputMemory::place_from_host(Tensor& input) {
   return {};
 }
 
-Result<void> InputMemory::place_on_device(Tensor& input) {
+Result<void> InputMemory::place_on_device(Tensor& input, std::size_t index,
+                                          std::vector<ArrivingInput>& arriving) {
   auto arena = gpus_->open(input.data.device().id);
   if (!arena) return std::unexpected(in_model(arena.error()));
+  if (arena->sharing->best().rung == cuda::Rung::NoGpu)
+    return place_on_host(input, index, arriving);
   if (input.data.size() == 0) return {};
   if (HostBlock::of(input.data, *arena->blocks)) {
     auto followed = DeviceHold::follow_users_of(input.data);

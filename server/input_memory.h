@@ -58,7 +58,8 @@ class InputMemory {
 
  private:
   Result<void> place_from_host(Tensor& input);
-  Result<void> place_on_device(Tensor& input);
+  Result<void> place_on_device(Tensor& input, std::size_t index,
+                               std::vector<ArrivingInput>& arriving);
   Result<void> place_on_host(Tensor& input, std::size_t index,
                              std::vector<ArrivingInput>& arriving);
   void say_where_inputs_go();

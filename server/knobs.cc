@@ -1,5 +1,7 @@
 #include "knobs.h"
 
+#include <tensorferry/cuda/rung.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -38,6 +40,10 @@ std::string flag(std::string_view text) {
   return text == "0" || text == "1" ? "" : "it must be \"0\" or \"1\"";
 }
 
+std::string gpu_transport(std::string_view text) {
+  return cuda::gpu_transport_from_string(text) ? "" : "it must be auto, vmm, ipc, staging or off";
+}
+
 std::string input_placement(std::string_view text) {
   auto parsed = parse_input_placement(text);
   return parsed ? "" : parsed.error().message;
@@ -68,6 +74,9 @@ constexpr auto kKnobs = std::to_array<Knob>({
      input_placement},
     {Parameter, "TENSORFERRY_GPU_POOL_BYTE_SIZE", "bytes", "what the device has",
      "what a model's arena on a GPU may take, and each of its stubs' there", byte_size},
+    {Parameter, "TENSORFERRY_GPU_TRANSPORT", "auto, vmm, ipc, staging, off",
+     "as the environment's says", "which ways of sharing device memory with stubs are tried",
+     gpu_transport},
     {Parameter, VisibleDevices::kParameter, "UUIDs or the server's ordinals, with commas",
      "what the server sees",
      "the GPUs that the model's stubs see, in that order, as CUDA_VISIBLE_DEVICES; "
@@ -83,6 +92,8 @@ constexpr auto kKnobs = std::to_array<Knob>({
     {Environment, "TENSORFERRY_CUDA", "off", "on", "off: as if there were no driver"},
     {Environment, "TENSORFERRY_GPU_TRANSPORT", "auto, vmm, ipc, staging, off",
      "auto: the best there is", "how device memory is shared with stubs"},
+    {Environment, "TENSORFERRY_GPU_PROBE", "off", "on",
+     "off: no way of sharing is tried, the device's attributes are believed"},
     {Environment, "TENSORFERRY_TRACE", "path of a folder", "no traces",
      "server and stubs write their spans there, for `tensorferry trace`"},
     {Environment, "TENSORFERRY_NVTX", "0", "ranges where a tool is attached",

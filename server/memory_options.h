@@ -9,6 +9,8 @@
 #include <charconv>
 #include <string>
 
+#include "gpu_arenas.h"
+
 namespace tensorferry::server {
 
 inline ArenaOptions arena_options(const ServerOptions& options) {
@@ -20,9 +22,9 @@ inline ArenaOptions arena_options(const ServerOptions& options) {
   return arena;
 }
 
-// Of a model's arenas on a GPU, in the server and in each stub. Chunks are few and large: each is
+// Of a model's arenas on GPUs, in the server and in each stub. Chunks are few and large: each is
 // mapped by every stub of the model.
-inline ArenaOptions gpu_arena_options(const ModelConfig& config) {
+inline GpuArenaOptions gpu_arena_options(const ModelConfig& config) {
   constexpr std::size_t kChunk = 64 << 20;
   constexpr std::size_t kAllOfTheDevice = std::size_t{1} << 46;
   ArenaOptions arena{kChunk, kChunk, kAllOfTheDevice, kChunk};
@@ -32,7 +34,11 @@ inline ArenaOptions gpu_arena_options(const ModelConfig& config) {
     std::from_chars(text.data(), text.data() + text.size(), arena.max_bytes);
     arena.initial_bytes = arena.growth_bytes = std::min(kChunk, arena.max_bytes);
   }
-  return arena;
+  GpuArenaOptions options{arena, {}};
+  auto transport = config.parameters.find("TENSORFERRY_GPU_TRANSPORT");
+  if (transport != config.parameters.end())  // config_rules.cc has refused any other text
+    options.transport = cuda::gpu_transport_from_string(transport->second).value();
+  return options;
 }
 
 }  // namespace tensorferry::server

@@ -96,13 +96,24 @@ std::string metrics_text(std::span<const ModelStatistics> models, const CopyCoun
     }
   }
   text.family("tensorferry_gpu_transport", "gauge",
-              "1: how the GPU's memory is shared with stubs.");
+              "1: how the GPU's memory is shared with stubs; by instance where one differs.");
   for (const auto& model : models) {
     for (const auto& gpu : model.gpus) {
       text.sample(
           label(model) + ",uuid=" + in_quotes(gpu.uuid) + ",transport=" + in_quotes(gpu.transport),
           1);
+      for (const auto& stub : gpu.stubs) {
+        text.sample(label(model) + ",instance=" + in_quotes(stub.instance) +
+                        ",uuid=" + in_quotes(gpu.uuid) + ",transport=" + in_quotes(stub.transport),
+                    1);
+      }
     }
+  }
+  text.family("tensorferry_gpu_rung_changes_total", "counter",
+              "Stubs for which the model's transport did not work.");
+  for (const auto& model : models) {
+    for (const auto& gpu : model.gpus)
+      text.sample(label(model) + ",uuid=" + in_quotes(gpu.uuid), gpu.rung_changes);
   }
   text.family("tensorferry_stub_restarts_total", "counter", "Stubs started again after they died.");
   for (const auto& model : models) {

@@ -45,8 +45,12 @@ ModelState::ModelState(ModelSource source, const ServerOptions& options, const S
       host_(std::make_shared<HostArena>(segments_, arena_options(options), parts.watch)),
       gpus_(std::make_shared<GpuArenas>(
           parts.gpus, segments_, gpu_arena_options(source_.config), parts.watch,
-          [pinning = std::make_shared<HostPinning>(source_.name, host_, parts.background, logger_)](
-              Gpu& gpu) { pinning->begin(gpu.context()); })),
+          [this,
+           pinning = std::make_shared<HostPinning>(source_.name, host_, parts.background, logger_)](
+              const Gpu& gpu, const cuda::RungChoice& best) {
+            say_transport(gpu, best);
+            pinning->begin(gpu.context());
+          })),
       inputs_(source_.name, host_, gpus_, logger_),
       placement_(source_.config) {}
 
@@ -165,6 +169,14 @@ bool ModelState::ready() const noexcept {
     if (instance->ready()) return true;
   }
   return false;
+}
+
+// Once for each GPU that the model's tensors come from.
+void ModelState::say_transport(const Gpu& gpu, const cuda::RungChoice& best) const {
+  std::string text = "tensors of " + to_string(gpu.device().uuid) + " cross by " +
+                     std::string(to_string(best.rung));
+  if (!best.reason.empty()) text += " (" + best.reason + ")";
+  logger_->info(source_.name, text);
 }
 
 std::shared_ptr<CallState> ModelState::take_call() {

@@ -105,6 +105,7 @@ class ModelState final : public InstanceEvents, public std::enable_shared_from_t
   std::shared_ptr<CallState> take_call();
   void queue_when_there(const std::shared_ptr<CallState>& call,
                         std::vector<ArrivingInput> arriving);
+  void say_transport(const Gpu& gpu, const cuda::RungChoice& best) const;
 
   ModelSource source_;
   const ServerOptions options_;

@@ -138,6 +138,7 @@ void StubLink::collect(std::vector<Mapping>& mappings) {
 void StubLink::on_segment(const HostArena& arena, const Segment& segment) {
   Result<void> sent;
   if (auto lane = find_lane(arena.device())) {
+    if (!shares_device_memory(lane->rung())) return;
     sent = lane->announce(*socket_, segment, protocol::SegmentRole::Host, 0, patience());
   } else {
     protocol::Segment message{segment.id(), protocol::SegmentRole::Host, segment.bytes(), 0};
@@ -179,7 +180,10 @@ Result<std::shared_ptr<Segment>> StubLink::make_stub_segment(
   if (!on_gpu) return segments_->create(request.bytes);
   auto lane = find_lane(request.device);
   if (!lane) return failure(ErrorCode::InvalidArgument, "that device was not offered");
-  return make_device_segment(segments_->issue(), lane->gpu(), request.bytes);
+  if (!shares_device_memory(lane->rung()))
+    return failure(ErrorCode::InvalidArgument, "no memory of that device is shared");
+  return make_device_segment(segments_->issue(), lane->gpu(), request.bytes,
+                             lane->sharing().mode());
 }
 
 void StubLink::on_segment_request(const protocol::SegmentRequest& request) {

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -81,6 +82,9 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
   // Error Protocol: it asks for what it doesn't hold.
   Result<void> on_device_request(const protocol::DeviceRequest& request);
   Result<void> on_read_device(const protocol::ReadDevice& request);
+  // What it saw of the rung that it was told to try; that waits for the GPU. Error Protocol: it was
+  // not told so.
+  Result<void> on_probe_report(const protocol::ProbeReport& report);
 
   // Ends the link: what the stub has answered already is read, the batch that it was at fails with
   // `why`, those that it had not begun go back by give_back() in their order, all its leases are
@@ -192,6 +196,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
     Response response;
     bool empty = false;
     bool final = false;
+    std::vector<Buffer> staged;  // in host memory, which is read until then
   };
   // Our events of one message, held until it is sent: its loans hold them then.
   struct ReadyEvents {
@@ -203,13 +208,26 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
       for (std::size_t i = 0; i < lanes.size(); ++i) lanes[i]->drop(events[i]);
     }
     std::vector<std::shared_ptr<DeviceLane>> lanes;
-    std::vector<protocol::EventSlot> events;  // each of the lane at the same place
+    std::vector<protocol::EventSlot> events;   // each of the lane at the same place
+    std::vector<std::shared_ptr<Gpu>> waited;  // where there is none: our stream is done
+    // Inputs for a stub that maps no device memory, by the tensor, and who copies them. They stay
+    // where they are.
+    std::deque<std::pair<const Tensor*, Buffer>> staged;
+    std::vector<std::shared_ptr<Gpu>> staging;
     std::optional<Error> failure;
   };
   std::shared_ptr<DeviceLane> find_lane(const Device& device) const;
   Result<std::shared_ptr<DeviceLane>> open_lane(int ordinal);
   void close_lanes(const Error& why);
+  void note_rung(const DeviceLane& lane, const cuda::RungChoice& choice);
   ReadyEvents record_ready(const Batch& batch);
+  Result<void> make_ready(const Tensor& input, ReadyEvents& ready);
+  Result<void> record_event(const std::shared_ptr<DeviceLane>& lane, ReadyEvents& ready);
+  Result<void> stage_input(DeviceLane& lane, const Tensor& input, ReadyEvents& ready);
+  static Result<void> await_staging(const ReadyEvents& ready);
+  Result<void> unstage(const protocol::ResponseRecord& record, Response& response,
+                       std::vector<Buffer>& staged);
+  Result<void> await_unstaged(const std::shared_ptr<DeviceLane>& lane);
   void lend_device(const Buffer& data, const ReadyEvents& ready, protocol::TensorRecord& record);
   // Under mutex_: a loan that the stub was never told of.
   void take_back_loan(std::uint64_t lease);

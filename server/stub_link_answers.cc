@@ -112,23 +112,31 @@ Result<void> StubLink::on_response(const protocol::ResponseRecord& record) {
   }
   Response& response = execution->response();
   response.clear();
-  Error error;
+  std::optional<Error> error;
+  std::vector<Buffer> staged;
   if (record.failed) {
-    error = in_context({record.code, std::string(record.error), {}}, execution->request().id);
-    log_failure(error);
+    error = Error{record.code, std::string(record.error), {}};
   } else if (auto filled = fill_response(response, record); !filled) {
     return filled;
+  } else if (auto there = unstage(record, response, staged); !there) {
+    error = there.error();
+    response.clear();
+  }
+  if (error) {
+    error = in_context(*error, execution->request().id);
+    log_failure(*error);
   }
   if (final) {
     std::scoped_lock lock(mutex_);
     if (closed_) return {};
     free_slot(record.request & 0xFFFFF);
   }
-  if (!record.failed && std::ranges::any_of(response.outputs, &is_on_device)) {
-    late_.push_back({std::move(execution), std::move(response), record.empty, final});
+  if (!error && std::ranges::any_of(response.outputs, &is_on_device)) {
+    late_.push_back(
+        {std::move(execution), std::move(response), record.empty, final, std::move(staged)});
     return {};
   }
-  execution->respond(record.failed ? &error : nullptr, record.empty, final);
+  execution->respond(error ? &*error : nullptr, record.empty, final);
   return {};
 }
 
@@ -150,7 +158,12 @@ Result<void> StubLink::fill_response(Response& response, const protocol::Respons
 
 Result<Buffer> StubLink::take_memory(const protocol::TensorRecord& tensor) {
   const protocol::MemoryRef& memory = tensor.memory;
-  const bool on_device = tensor.device.kind == DeviceKind::Cuda;
+  if (tensor.device.kind == DeviceKind::Cuda && !find_lane(tensor.device)) {
+    return std::unexpected(violation("output '" + std::string(tensor.name) +
+                                     "' lies on a device that was not offered"));
+  }
+  const bool staged = memory.kind != protocol::MemoryKind::DeviceChunk && memory.bytes != 0;
+  const bool on_device = tensor.device.kind == DeviceKind::Cuda && !staged;
   if (memory.kind == protocol::MemoryKind::Inline && !on_device)
     return copy_of(tensor.inline_bytes, CopyKind::Inline);
   if (!tensor.strides.empty()) {

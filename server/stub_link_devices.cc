@@ -39,8 +39,20 @@ Result<std::shared_ptr<DeviceLane>> StubLink::open_lane(int ordinal) {
     std::scoped_lock lock(mutex_);
     lanes_.emplace(ordinal, *lane);
   }
-  arena->blocks->subscribe(*this);
+  if (shares_device_memory((*lane)->rung())) arena->blocks->subscribe(*this);
+  if (const DeviceProbe& probe = (*lane)->probe(); (*lane)->rung() != arena->sharing->best().rung)
+    note_rung(**lane, probe.choice());
   return lane;
+}
+
+// A stub for which what works for the model's others does not: never silently.
+void StubLink::note_rung(const DeviceLane& lane, const cuda::RungChoice& choice) {
+  lane.sharing().set(options_.instance, choice);
+  logger_->warning(options_.instance, "tensors of " + to_string(lane.gpu().device().uuid) +
+                                          " cross by " + std::string(to_string(choice.rung)) +
+                                          " instead of " +
+                                          std::string(to_string(lane.sharing().best().rung)) +
+                                          " here: " + choice.reason);
 }
 
 void StubLink::close_lanes(const Error& why) {
@@ -65,45 +77,54 @@ void StubLink::close_lanes(const Error& why) {
   }
   for (auto& [ordinal, lane] : lanes) {
     lane->gpu().poller().cancel(link_number_, why);
+    lane->sharing().forget(options_.instance);
     lane->arena().unsubscribe(*this);
   }
 }
 
 // ------------------------------------------------------------------------------------ what we send
 
-// Under send_mutex_. An event for each device of the batch, after all that was put there for it:
-// first of all the inputs that the config places there.
+// Under send_mutex_. What the batch needs before a message may name its device memory: first of all
+// the inputs that the config places there.
 StubLink::ReadyEvents StubLink::record_ready(const Batch& batch) {
   ReadyEvents ready;
-  // The code Unavailable would send the batch to another stub, where it would fare no better.
-  auto fail = [&](Error error) -> ReadyEvents&& {
-    if (error.code == ErrorCode::Unavailable) error.code = ErrorCode::Internal;
-    ready.failure = std::move(error);
-    return std::move(ready);
-  };
-  if (auto placed = place_on_gpu(batch); !placed) return fail(std::move(placed.error()));
-  auto add = [&](const Device& device) -> Result<void> {
-    auto lane = open_lane(device.id);
-    if (!lane) return std::unexpected(lane.error());
-    auto recorded = (*lane)->record_ready();
-    if (!recorded) return std::unexpected(recorded.error());
-    // The stub holds tensors of so many messages that no event is left: rare, and slow.
-    if (!*recorded) return (*lane)->gpu().wait(cuda::WaitReason::NoEvents);
-    ready.lanes.push_back(std::move(*lane));
+  Result<void> made = place_on_gpu(batch);
+  for (const auto& execution : batch) {
+    for (const Tensor& input : execution->request().inputs)
+      if (made && is_device_memory(data_of(input))) made = make_ready(input, ready);
+  }
+  if (auto staged = await_staging(ready); made) made = staged;
+  if (made) return ready;
+  ready.failure = std::move(made.error());
+  // That code would send the batch to another stub, where it would fare no better.
+  if (ready.failure->code == ErrorCode::Unavailable) ready.failure->code = ErrorCode::Internal;
+  return ready;
+}
+
+Result<void> StubLink::make_ready(const Tensor& input, ReadyEvents& ready) {
+  const Device device = data_of(input).device();
+  auto lane = open_lane(device.id);
+  if (!lane) return std::unexpected(lane.error());
+  if (!shares_device_memory((*lane)->rung())) return stage_input(**lane, input, ready);
+  auto is_this = [&](const protocol::EventSlot& one) { return one.device == device; };
+  if (std::ranges::any_of(ready.events, is_this)) return {};
+  return record_event(*lane, ready);
+}
+
+// An event for each device of a batch, after all that was put there for it.
+Result<void> StubLink::record_event(const std::shared_ptr<DeviceLane>& lane, ReadyEvents& ready) {
+  if (std::ranges::find(ready.waited, lane->gpu_ptr()) != ready.waited.end()) return {};
+  Result<std::optional<protocol::EventSlot>> recorded = std::nullopt;
+  if (has_events(lane->rung())) recorded = lane->record_ready();
+  if (!recorded) return std::unexpected(recorded.error());
+  if (*recorded) {
+    ready.lanes.push_back(lane);
     ready.events.push_back(**recorded);
     return {};
-  };
-  for (const auto& execution : batch) {
-    for (const Tensor& input : execution->request().inputs) {
-      const Buffer& data = data_of(input);
-      if (!is_device_memory(data)) continue;
-      const Device& device = data.device();
-      auto same = [&](const protocol::EventSlot& one) { return one.device == device; };
-      if (std::ranges::any_of(ready.events, same)) continue;
-      if (auto added = add(device); !added) return fail(std::move(added.error()));
-    }
   }
-  return ready;
+  // The stub has no events, or holds tensors of so many messages that none is left.
+  ready.waited.push_back(lane->gpu_ptr());
+  return lane->gpu().wait(cuda::WaitReason::NoEvents);
 }
 
 // Under mutex_.
@@ -275,10 +296,6 @@ void StubLink::respond_when_complete(std::uint64_t batch) {
 Result<Buffer> StubLink::take_device_memory(const protocol::TensorRecord& tensor) {
   const protocol::MemoryRef& memory = tensor.memory;
   auto lane = find_lane(tensor.device);
-  if (!lane) {
-    return std::unexpected(violation("output '" + std::string(tensor.name) +
-                                     "' lies on a device that was not offered"));
-  }
   if (memory.bytes == 0) return Buffer::shared(nullptr, 0, nullptr, lane->gpu().name());
   auto range = lane->segments().resolve(memory.place, memory.offset, memory.bytes);
   if (!range) return std::unexpected(violation(range.error().message));
@@ -296,6 +313,26 @@ Result<Buffer> StubLink::take_device_memory(const protocol::TensorRecord& tensor
 }
 
 // ----------------------------------------------------------------------------- the control socket
+
+// Who is told of a rung without events, or without shared memory, finds all complete that was sent
+// before.
+Result<void> StubLink::on_probe_report(const protocol::ProbeReport& report) {
+  auto lane = find_lane(report.device);
+  if (!lane) return std::unexpected(violation("it probes a device that was not offered"));
+  auto step = lane->probe().next(report, [this] { return channel_->closed(); });
+  if (!step) return std::unexpected(violation(step.error().message));
+  if (!step->trial && step->rung != lane->rung()) {
+    {
+      std::scoped_lock sending(send_mutex_);
+      lane->set_rung(step->rung);
+    }
+    note_rung(*lane, lane->probe().choice());
+    (void)lane->gpu().wait(cuda::WaitReason::Probe);
+  }
+  auto sent = lane->send_step(*socket_, std::move(*step), report.number, patience());
+  if (!sent) channel_->close(sent.error());
+  return {};
+}
 
 Result<void> StubLink::on_device_request(const protocol::DeviceRequest& request) {
   cuda::Uuid uuid;

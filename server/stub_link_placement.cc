@@ -27,6 +27,9 @@ Result<void> StubLink::place_on_gpu(const Batch& batch) {
     }
   }
   if (wanted.empty()) return {};
+  auto arena = gpus_->open(options_.gpu);
+  if (!arena) return std::unexpected(arena.error());
+  if (arena->sharing->best().rung == cuda::Rung::NoGpu) return {};
   auto lane = open_lane(options_.gpu);
   if (!lane) return std::unexpected(lane.error());
   for (const Tensor* input : wanted) {

@@ -103,8 +103,12 @@ protocol::TensorRecord StubLink::lend(const Tensor& input, const ReadyEvents& re
   record.name = input.name;
   record.dtype = input.dtype;
   record.shape = input.shape;
-  const Buffer& data = data_of(input);
+  const Buffer& placed = data_of(input);
+  const auto staged =
+      std::ranges::find(ready.staged, &input, &decltype(ready.staged)::value_type::first);
+  const Buffer& data = staged == ready.staged.end() ? placed : staged->second;
   std::span<const std::byte> bytes = data.bytes();
+  record.device = placed.device();
   record.memory.bytes = bytes.size();
   if (!data.is_cpu()) {
     lend_device(data, ready, record);

@@ -185,6 +185,11 @@ Result<void> StubSession::on_control(ControlMessage message) {
           [&](const auto& request) -> Result<void> {
             return link_ ? link_->on_device_request(request) : Result<void>{};
           });
+    case ControlKind::ProbeReport:
+      return with.template operator()<protocol::ProbeReport>(
+          [&](const auto& report) -> Result<void> {
+            return link_ ? link_->on_probe_report(report) : Result<void>{};
+          });
     case ControlKind::ReadDevice:
       return with.template operator()<protocol::ReadDevice>(
           [&](const auto& request) -> Result<void> {

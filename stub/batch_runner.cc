@@ -285,6 +285,7 @@ void BatchRunner::put_together(const InboundBatch& batch, std::chrono::nanosecon
   answer_.batch_done = true;
   answer_.responses = response_records_;
   answer_.ready = plan_.ready();
+  (void)state().link->devices().sweep();
   state().link->take_releases(given_back_);
   for (std::uint64_t lease : plan_.releases()) given_back_.releases.push_back({lease, {}});
   answer_.releases = given_back_.releases;

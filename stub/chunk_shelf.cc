@@ -11,6 +11,12 @@ void ChunkShelf::add(ClosedChunk chunk) {
   came_.notify_all();
 }
 
+void ChunkShelf::clear() {
+  std::unordered_map<SegmentId, Entry> dropped;
+  std::scoped_lock lock(mutex_);
+  dropped.swap(chunks_);
+}
+
 bool ChunkShelf::drop(SegmentId id) {
   std::unique_lock lock(mutex_);
   auto dropped = chunks_.extract(id);

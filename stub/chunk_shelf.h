@@ -19,6 +19,8 @@ namespace tensorferry::stub {
 class ChunkShelf {
  public:
   void add(ClosedChunk chunk);
+  // None of them will be mapped.
+  void clear();
   // False for one that isn't here.
   bool drop(SegmentId id);
   // Where the range lies on the device. Maps its chunk if need be, and waits for one that is on its

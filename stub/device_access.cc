@@ -1,6 +1,10 @@
 #include "device_access.h"
 
 #include <tensorferry/cuda/gpu_error.h>
+#include <tensorferry/transport/copy.h>
+
+#include <chrono>
+#include <thread>
 
 #include "device_import.h"
 #include "numpy_api.h"
@@ -52,6 +56,76 @@ Result<void> put_after_all(const DeviceUse& use, cuda::StreamHandle stream) {
   return {};
 }
 
+// One thread at a time finds where an input lies. The GIL guards it.
+class Turn {
+ public:
+  explicit Turn(DeviceUse& use) : use_(use) {
+    while (use_.being_reached)
+      without_gil([] { std::this_thread::sleep_for(std::chrono::microseconds(100)); });
+    use_.being_reached = true;
+  }
+  ~Turn() { use_.being_reached = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  DeviceUse& use_;
+};
+
+struct Place {
+  DeviceLane* lane = nullptr;
+  std::byte* data = nullptr;
+  std::optional<Block> block;  // of our own, where it was staged
+};
+
+// What lies in host memory, in a block of our own on the device.
+Result<Block> bring_in(DeviceLane& lane, const InputMemory& from) {
+  const cuda::RelaxedCapture relaxed;
+  auto block = lane.allocate(from.bytes);
+  if (!block) return block;
+  LocalDevice& local = lane.local();
+  auto done =
+      local.copy(block->data, {from.data, from.bytes, {}}, local.stream(), CopyKind::HostToDevice);
+  if (done) done = local.wait(local.stream(), cuda::WaitReason::Staging);
+  if (done) return block;
+  lane.arena().release(block->id);
+  return std::unexpected(done.error());
+}
+
+// An input that was lent before it was known that its chunk can't be mapped here comes by way of
+// the server.
+Result<Block> fetch(DeviceLane& lane, const InputMemory& input) {
+  StubLink& link = *state().link;
+  auto copy = link.read_device(input);
+  if (!copy) return std::unexpected(copy.error());
+  auto block = bring_in(lane, *copy);
+  link.release_input(copy->lease);
+  return block;
+}
+
+Result<Place> find_place(const Memory& memory) {
+  auto lane = state().link->devices().lane(memory.device->device);
+  if (!lane) return std::unexpected(lane.error());
+  if (memory.bytes == 0) return Place{*lane, nullptr, {}};
+  const InputMemory& input = *memory.input;
+  if (!memory.is_staged() && !(*lane)->stages()) {
+    auto data = (*lane)->address(input.segment, input.offset, input.bytes);
+    if (!data) return std::unexpected(data.error());
+    return Place{*lane, *data, {}};
+  }
+  auto block = memory.is_staged() ? bring_in(**lane, input) : fetch(**lane, input);
+  if (!block) return std::unexpected(block.error());
+  return Place{*lane, block->data, *block};
+}
+
+// From now on it is as memory of pb_utils.empty; the server's goes back.
+void become_block(Memory& memory, const Block& block) {
+  memory.block = block;
+  state().holdings->add_block(block, memory.device);
+  if (memory.input->lease != 0) state().holdings->drop_input(*memory.input);
+  memory.input.reset();
+}
+
 PyRef array_over_copy(Memory on_host, const Memory& of) {
   on_host.bytes = of.bytes;
   on_host.dtype = of.dtype;
@@ -91,29 +165,23 @@ std::optional<int> ordinal_of(const Memory& memory) {
 bool reach(Memory& memory) {
   if (!refuse_in_forked_child()) return false;
   DeviceUse& use = *memory.device;
-  if (use.local && (memory.data || memory.bytes == 0)) return true;
-  struct Reached {
-    DeviceLane* lane;
-    std::byte* data;
-  };
-  auto reached = without_gil([&]() -> Result<Reached> {
-    auto lane = state().link->devices().lane(use.device);
-    if (!lane) return std::unexpected(lane.error());
-    if (memory.bytes == 0) return Reached{*lane, nullptr};
-    const InputMemory& input = *memory.input;
-    auto data = (*lane)->address(input.segment, input.offset, input.bytes);
-    if (!data) return std::unexpected(data.error());
-    return Reached{*lane, *data};
-  });
-  if (!reached) {
-    raise_error(reached.error());
+  auto is_reached = [&] { return use.local && (memory.data || memory.bytes == 0); };
+  if (is_reached()) return true;
+  const Turn turn(use);
+  if (is_reached()) return true;
+  auto place = without_gil([&] { return find_place(memory); });
+  if (!place) {
+    raise_error(place.error());
     return false;
   }
-  use.lane = reached->lane;
-  use.local = &use.lane->local();
-  if (memory.data || memory.bytes == 0) return true;  // another thread was here meanwhile
-  memory.data = memory.input->data = reached->data;
-  state().holdings->add_input(*memory.input);
+  place->lane->enter(use);
+  memory.data = place->data;
+  if (place->block) {
+    become_block(memory, *place->block);
+  } else if (memory.bytes != 0) {
+    memory.input->data = place->data;
+    state().holdings->add_input(*memory.input);
+  }
   return true;
 }
 
@@ -159,18 +227,39 @@ struct HostCopy {
   DeviceRange range;
 };
 
-Result<void> copy_now(std::byte* to, const HostCopy& copy) {
+Result<void> copy_now(std::byte* to, const HostCopy& copy, cuda::WaitReason reason) {
   auto stream = copy.local->stream_after(copy.streams);
   if (!stream) return std::unexpected(stream.error());
   if (auto copied = copy.local->copy(to, copy.range, *stream, CopyKind::DeviceToHost); !copied)
     return copied;
-  return copy.local->wait(*stream, cuda::WaitReason::HostArray);
+  return copy.local->wait(*stream, reason);
+}
+
+// In host memory of ours: of what lies there already, or of what our device holds.
+PyRef array_by_us(Memory& memory) {
+  Memory on_host;
+  auto block = without_gil([&] { return state().link->arena().allocate(memory.bytes); });
+  if (!block) {
+    raise_error(block.error());
+    return {};
+  }
+  on_host.data = block->data;
+  on_host.block = *block;
+  PyRef array = array_over_copy(std::move(on_host), memory);
+  if (array && memory.is_staged()) {
+    copy_payload(block->data, memory.input->data, memory.bytes);
+    return array;
+  }
+  const bool copied = array && copy_to_host(block->data, memory, cuda::WaitReason::HostArray);
+  return copied ? std::move(array) : PyRef();
 }
 
 // The server's copy comes after its own writing, but it knows nothing of streams here.
 PyRef array_by_server(Memory& memory) {
   DeviceUse& use = *memory.device;
   if (!use.streams.empty() && !wait_without_gil(use, cuda::WaitReason::HostArray)) return {};
+  const Turn turn(use);
+  if (!memory.input) return array_by_us(memory);  // another thread has brought it in
   auto copy = without_gil([&] { return state().link->read_device(*memory.input); });
   if (!copy) {
     raise_error(copy.error());
@@ -182,25 +271,12 @@ PyRef array_by_server(Memory& memory) {
   return array_over_copy(std::move(on_host), memory);
 }
 
-PyRef array_by_us(Memory& memory) {
-  Memory on_host;
-  auto block = without_gil([&] { return state().link->arena().allocate(memory.bytes); });
-  if (!block) {
-    raise_error(block.error());
-    return {};
-  }
-  on_host.data = block->data;
-  on_host.block = *block;
-  PyRef array = array_over_copy(std::move(on_host), memory);
-  return array && copy_to_host(block->data, memory) ? std::move(array) : PyRef();
-}
-
 }  // namespace
 
-bool copy_to_host(std::byte* to, Memory& memory) {
+bool copy_to_host(std::byte* to, Memory& memory, cuda::WaitReason reason) {
   const DeviceUse& use = *memory.device;
   const HostCopy copy{use.local, use.streams, range_of(memory)};
-  return check(without_gil([&] { return copy_now(to, copy); }));
+  return check(without_gil([&] { return copy_now(to, copy, reason); }));
 }
 
 DeviceRange range_of(const Memory& memory) {
@@ -219,7 +295,7 @@ DeviceRange range_of(const Memory& memory) {
 PyRef array_of_device(Memory& memory) {
   if (!numpy::load() || !refuse_in_forked_child()) return {};
   if (memory.bytes == 0) return array_over_copy({}, memory);
-  return memory.input ? array_by_server(memory) : array_by_us(memory);
+  return memory.input && !memory.is_staged() ? array_by_server(memory) : array_by_us(memory);
 }
 
 }  // namespace tensorferry::stub

@@ -33,8 +33,9 @@ bool admit_any_stream(Memory& memory, cuda::WaitReason reason);
 bool refuse_in_forked_child();
 // An array over a copy in host memory, made by the server where it owns the memory. Waits for it.
 PyRef array_of_device(Memory& memory);
-// Copies what another library or a block of ours holds there, packed. False with an exception set.
-bool copy_to_host(std::byte* to, Memory& memory);
+// Copies what another library or a block of ours holds there, packed, and waits for it. False with
+// an exception set.
+bool copy_to_host(std::byte* to, Memory& memory, cuda::WaitReason reason);
 DeviceRange range_of(const Memory& memory);
 
 }  // namespace tensorferry::stub

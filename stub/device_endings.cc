@@ -1,10 +1,12 @@
 #include "device_endings.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace tensorferry::stub {
 
 void DeviceEndings::release_lease(std::uint64_t lease, Streams streams) {
+  if (!mark_) return add({lease, true, std::move(streams), {}});
   Lease ending{lease, std::move(streams)};
   if (end(ending)) return;
   std::scoped_lock lock(mutex_);
@@ -12,15 +14,19 @@ void DeviceEndings::release_lease(std::uint64_t lease, Streams streams) {
 }
 
 void DeviceEndings::release_block(BlockId block, Streams streams) {
-  PendingBlock ending{block, std::move(streams), {}};
-  std::scoped_lock lock(mutex_);
-  if (!end(ending)) blocks_.push_back(std::move(ending));
+  add({block, false, std::move(streams), {}});
 }
 
-void DeviceEndings::sweep() {
+void DeviceEndings::add(Pending one) {
+  std::scoped_lock lock(mutex_);
+  if (!end(one)) pending_.push_back(std::move(one));
+}
+
+bool DeviceEndings::sweep() {
   std::scoped_lock lock(mutex_);
   std::erase_if(leases_, [this](const Lease& lease) { return end(lease); });
-  std::erase_if(blocks_, [this](PendingBlock& block) { return end(block); });
+  std::erase_if(pending_, [this](Pending& one) { return end(one); });
+  return !leases_.empty() || std::ranges::any_of(pending_, &Pending::is_lease);
 }
 
 bool DeviceEndings::end(const Lease& lease) {
@@ -30,15 +36,18 @@ bool DeviceEndings::end(const Lease& lease) {
   return true;
 }
 
-bool DeviceEndings::end(PendingBlock& block) {
-  std::erase_if(block.streams, [&](UsedStream stream) {
+bool DeviceEndings::end(Pending& one) {
+  std::erase_if(one.streams, [&](UsedStream stream) {
     auto event = local_.mark(stream);
-    if (event) block.events.push_back(*event);
+    if (event) one.events.push_back(*event);
     return event.has_value();
   });
-  std::erase_if(block.events, [&](const cuda::EventSlot& event) { return local_.is_done(event); });
-  if (!block.streams.empty() || !block.events.empty()) return false;
-  arena_.release(block.block);
+  std::erase_if(one.events, [&](const cuda::EventSlot& event) { return local_.is_done(event); });
+  if (!one.streams.empty() || !one.events.empty()) return false;
+  if (one.is_lease)
+    release_(one.number, {});
+  else
+    arena_.release(one.number);
   return true;
 }
 

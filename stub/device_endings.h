@@ -26,27 +26,30 @@ class DeviceEndings {
       std::function<std::optional<std::vector<protocol::EventSlot>>(const Streams&)>;
   using ReleaseLease = std::function<void(std::uint64_t, std::span<const protocol::EventSlot>)>;
 
+  // Without `mark` the server has no events of ours: a lease goes back once the work is done.
   DeviceEndings(LocalDevice& local, Arena& arena, MarkForServer mark, ReleaseLease release)
       : local_(local), arena_(arena), mark_(std::move(mark)), release_(std::move(release)) {}
 
   void release_lease(std::uint64_t lease, Streams streams);
   void release_block(BlockId block, Streams streams);
-  // Tries again what had no event, and frees the blocks whose work is done. A driver call for each
-  // such block; nothing when there is none.
-  void sweep();
+  // Tries again what had no event, and ends what is waited for here and is done. A driver call for
+  // each such one; nothing when there is none. True while there are leases left.
+  bool sweep();
 
  private:
   struct Lease {
     std::uint64_t lease;
     Streams streams;
   };
-  struct PendingBlock {
-    BlockId block;
+  struct Pending {
+    std::uint64_t number;  // of a block, or of a lease
+    bool is_lease;
     Streams streams;                      // not recorded yet
     std::vector<cuda::EventSlot> events;  // not done yet
   };
   bool end(const Lease& lease);
-  bool end(PendingBlock& block);
+  bool end(Pending& one);
+  void add(Pending one);
 
   LocalDevice& local_;
   Arena& arena_;
@@ -54,7 +57,7 @@ class DeviceEndings {
   const ReleaseLease release_;
   std::mutex mutex_;
   std::vector<Lease> leases_;
-  std::vector<PendingBlock> blocks_;
+  std::vector<Pending> pending_;
 };
 
 }  // namespace tensorferry::stub

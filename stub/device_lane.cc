@@ -23,19 +23,52 @@ Result<void> DeviceLane::open(LocalDevice& local) {
 }
 
 Result<void> DeviceLane::open_once(LocalDevice& local) {
-  auto to_stub = cuda::PeerEvents::open(local.context(), offered_.to_stub);
-  if (!to_stub) return std::unexpected(to_stub.error());
-  auto from_stub = cuda::PeerEvents::open(local.context(), offered_.from_stub);
-  if (!from_stub) return std::unexpected(from_stub.error());
+  if (auto found = find_rung(local); !found) return found;
   local_ = &local;
-  to_stub_ = std::move(*to_stub);
-  from_stub_ = std::move(*from_stub);
-  slots_ = std::make_unique<EventSlots>(offered_.from_stub.size());
+  if (stages()) chunks_.clear();
+  auto dropped = stages() ? [](SegmentId) {} : peer_.say_dropped;
   arena_ = std::make_unique<Arena>(
-      offered_.arena, [this](std::size_t bytes) { return grow(bytes); }, peer_.say_dropped);
-  endings_ = std::make_unique<DeviceEndings>(
-      local, *arena_, [this](const Streams& streams) { return try_mark(streams); }, peer_.release);
+      offered_.arena,
+      [this](std::size_t bytes) { return stages() ? grow_alone(bytes) : grow(bytes); },
+      std::move(dropped));
+  DeviceEndings::MarkForServer mark;
+  if (has_events()) mark = [this](const Streams& streams) { return try_mark(streams); };
+  endings_ = std::make_unique<DeviceEndings>(local, *arena_, std::move(mark), peer_.release);
   return {};
+}
+
+Result<void> DeviceLane::find_rung(LocalDevice& local) {
+  DeviceProbe probe(local, {offered_.to_stub, offered_.from_stub});
+  rung_ = offered_.rung;
+  if (offered_.probe) {
+    auto chosen = probe.climb([this](const std::optional<TrialOutcome>& outcome) {
+      return peer_.report_probe(offered_.name, outcome);
+    });
+    if (!chosen) return std::unexpected(chosen.error());
+    rung_ = *chosen;
+  }
+  const bool events = cuda::has_events(rung_);
+  if (events) {
+    if (auto opened = probe.open_events(); !opened) return opened;
+    to_stub_ = std::move(probe.to_stub);
+    from_stub_ = std::move(probe.from_stub);
+  }
+  slots_ = std::make_unique<EventSlots>(events ? offered_.from_stub.size() : 0);
+  return {};
+}
+
+void DeviceLane::enter(DeviceUse& use) {
+  use.lane = this;
+  use.local = local_;
+  if (!has_events()) use.ready.reset();
+}
+
+// Memory that no message names.
+Result<std::shared_ptr<Segment>> DeviceLane::grow_alone(std::size_t bytes) {
+  auto chunk = cuda::Chunk::create(local_->context(), bytes, cuda::ShareMode::LegacyIpc);
+  if (!chunk) return std::unexpected(chunk.error());
+  auto* base = reinterpret_cast<std::byte*>((*chunk)->base());
+  return Segment::adopt(++own_segments_, base, (*chunk)->bytes(), *chunk);
 }
 
 Result<std::shared_ptr<Segment>> DeviceLane::grow(std::size_t bytes) {
@@ -59,7 +92,7 @@ Result<Block> DeviceLane::allocate(std::size_t bytes) {
 }
 
 Result<cuda::EventHandle> DeviceLane::event_of(const protocol::EventSlot& ready) const {
-  if (auto event = to_stub_->at(ready.slot)) return *event;
+  if (auto event = to_stub_ ? to_stub_->at(ready.slot) : std::nullopt) return *event;
   return failure(ErrorCode::Protocol, "the server names an event that it did not offer");
 }
 
@@ -97,7 +130,7 @@ Result<protocol::EventSlot> DeviceLane::record_in(EventSlots::Taken taken, UsedS
 
 Result<std::optional<protocol::EventSlot>> DeviceLane::record(UsedStream stream,
                                                               EventSlots::Kept kept) {
-  if (slots_->count() == 0) {
+  if (!has_events()) {
     auto done = local_->wait(stream, cuda::WaitReason::NoEvents);
     if (!done) return std::unexpected(done.error());
     return std::nullopt;
@@ -118,10 +151,6 @@ Result<std::optional<protocol::EventSlot>> DeviceLane::record(UsedStream stream,
 std::optional<std::vector<protocol::EventSlot>> DeviceLane::try_mark(const Streams& streams) {
   std::vector<protocol::EventSlot> events;
   for (UsedStream stream : streams) {
-    if (slots_->count() == 0) {
-      if (!local_->wait(stream, cuda::WaitReason::NoEvents)) return std::nullopt;
-      continue;
-    }
     auto taken = slots_->take();
     auto event = taken ? record_in(*taken, stream)
                        : failure(ErrorCode::Unavailable, "no event is free just now");

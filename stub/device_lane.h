@@ -1,6 +1,10 @@
 // One device that the server shares with this stub: two rings of events, the server's chunks, and
 // an arena of the stub's own, whose chunks the server makes.
 //
+// Which of that works here is found out when it is opened (device_probe.h). On a rung without
+// events each side waits until its work is done before it says so. Where the server's chunks can't
+// be mapped, the arena's are this process's alone, and tensors cross in host memory (`stages`).
+//
 //   to_stub    the server recorded "the inputs are written"; streams here wait for it
 //   from_stub  we record "our work is done"; the server looks, and gives the slot back (`seen`)
 //
@@ -22,6 +26,7 @@
 
 #include "chunk_shelf.h"
 #include "device_endings.h"
+#include "device_probe.h"
 #include "local_device.h"
 #include "replies.h"
 
@@ -35,6 +40,7 @@ struct DevicePeer {
   std::function<void(SegmentId)> say_dropped;
   DeviceEndings::ReleaseLease release;
   std::function<void()> read_messages;  // that have come, unless somebody is doing so
+  std::function<Result<ProbeTrial>(Device, const std::optional<TrialOutcome>&)> report_probe;
 };
 
 // Of DeviceOffer.
@@ -43,6 +49,8 @@ struct OfferedDevice {
   cuda::Uuid uuid;
   std::vector<cuda::IpcHandle> to_stub, from_stub;
   ArenaOptions arena;
+  cuda::Rung rung = cuda::Rung::Vmm;
+  bool probe = false;
 };
 
 // Thread-safe, but for DeviceUse (the GIL).
@@ -60,6 +68,11 @@ class DeviceLane {
   Result<void> open(LocalDevice& local);
   bool is_open() const noexcept { return is_open_.load(std::memory_order_acquire); }
   LocalDevice& local() const noexcept { return *local_; }
+  bool stages() const noexcept { return !shares_device_memory(rung_); }
+  bool has_events() const noexcept { return slots_->count() > 0; }
+  // That memory is touched here from now on. What the server wrote to it is done, where an event
+  // could not tell.
+  void enter(DeviceUse& use);
 
   Result<std::byte*> address(SegmentId id, std::uint64_t offset, std::uint64_t bytes);
   Arena& arena() noexcept { return *arena_; }
@@ -84,7 +97,9 @@ class DeviceLane {
 
  private:
   Result<void> open_once(LocalDevice& local);
+  Result<void> find_rung(LocalDevice& local);
   Result<std::shared_ptr<Segment>> grow(std::size_t bytes);
+  Result<std::shared_ptr<Segment>> grow_alone(std::size_t bytes);
   Result<protocol::EventSlot> record_in(EventSlots::Taken taken, UsedStream stream);
   std::optional<std::vector<protocol::EventSlot>> try_mark(const Streams& streams);
 
@@ -95,8 +110,10 @@ class DeviceLane {
   std::mutex open_mutex_;
   std::optional<Result<void>> opened_;
   std::atomic<bool> is_open_{false};
+  std::atomic<SegmentId> own_segments_{0};
   // Constant once open.
   LocalDevice* local_ = nullptr;
+  cuda::Rung rung_ = cuda::Rung::Vmm;
   std::unique_ptr<cuda::PeerEvents> to_stub_, from_stub_;
   std::unique_ptr<EventSlots> slots_;
   std::unique_ptr<Arena> arena_;

@@ -28,6 +28,7 @@ struct DeviceUse {
   // Both from when the memory is first touched; no lane where the server offered none.
   LocalDevice* local = nullptr;
   DeviceLane* lane = nullptr;
+  bool being_reached = false;  // by a thread that has let go of the GIL
 
   void remember(UsedStream stream) {
     if (std::ranges::find(streams, stream) == streams.end()) streams.push_back(stream);

@@ -62,6 +62,10 @@ Result<void> Devices::on_offer(const protocol::DeviceOffer& offer) {
     if (!handles) return std::unexpected(handles.error());
     *to = std::move(*handles);
   }
+  if (!cuda::is_rung(offer.rung))
+    return failure(ErrorCode::Protocol, "a device was offered in an unknown way");
+  device.rung = static_cast<cuda::Rung>(offer.rung);
+  device.probe = offer.probe;
   device.arena = {offer.arena_initial_bytes, offer.arena_growth_bytes, offer.arena_max_bytes};
   std::scoped_lock lock(mutex_);
   const auto [at, fresh] = lanes_.try_emplace(offer.device.id);
@@ -149,6 +153,7 @@ Result<DeviceLane*> Devices::lane(Device name) {
   auto device = local(*ordinal);
   if (!device) return std::unexpected(device.error());
   if (auto opened = (*lane)->open(**device); !opened) return std::unexpected(opened.error());
+  if (!(*lane)->has_events()) sweeps_.store(true);
   return lane;
 }
 
@@ -189,6 +194,13 @@ DeviceLane* Devices::owner_of(const void* address) {
     if (lane->arena().owns(address)) return lane;
   }
   return nullptr;
+}
+
+bool Devices::sweep() {
+  if (!sweeps_.load(std::memory_order_relaxed)) return false;
+  bool left = false;
+  for (DeviceLane* lane : open_lanes()) left |= !lane->has_events() && lane->endings().sweep();
+  return left;
 }
 
 void Devices::trim() {

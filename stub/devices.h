@@ -5,6 +5,7 @@
 #include <tensorferry/transport/control_socket.h>
 #include <tensorferry/transport/protocol.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -50,6 +51,9 @@ class Devices {
   // The lane that has the block of our own at that address; nullptr where none has.
   DeviceLane* owner_of(const void* address);
   void trim();
+  // Gives back what could not be told by events, and is done. True while there is such left. Costs
+  // nothing where the server has events for all devices.
+  bool sweep();
 
  private:
   Result<DeviceLane*> offered(Device name);  // waits for an offer that is on its way
@@ -63,6 +67,7 @@ class Devices {
   std::mutex ask_mutex_;                                       // one asks at a time
   std::set<cuda::Uuid> denied_;                                // under ask_mutex_
   std::mutex open_mutex_;
+  std::atomic<bool> sweeps_{false};                    // a lane without events is open
   std::map<int, std::unique_ptr<LocalDevice>> local_;  // by ordinal; under open_mutex_
 };
 

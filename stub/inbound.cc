@@ -17,11 +17,16 @@ std::shared_ptr<DeviceUse> on_device(const protocol::TensorRecord& tensor,
 
 Result<InputMemory> read_memory(const protocol::TensorRecord& tensor, const Resolve& resolve,
                                 std::span<const protocol::EventSlot> ready) {
-  if (tensor.memory.kind == protocol::MemoryKind::Segment)
-    return read_host_memory(tensor.memory, resolve);
+  std::shared_ptr<DeviceUse> device;
+  if (tensor.device.kind == DeviceKind::Cuda) device = on_device(tensor, ready);
+  if (tensor.memory.kind == protocol::MemoryKind::Segment) {
+    auto memory = read_host_memory(tensor.memory, resolve);
+    if (memory) memory->device = std::move(device);
+    return memory;
+  }
   InputMemory memory;
   memory.bytes = tensor.memory.bytes;
-  if (tensor.device.kind == DeviceKind::Cuda) memory.device = on_device(tensor, ready);
+  memory.device = std::move(device);
   if (tensor.memory.kind == protocol::MemoryKind::Inline) {
     memory.small.assign(tensor.inline_bytes.begin(), tensor.inline_bytes.end());
     count_copy(memory.bytes, CopyKind::Inline);

@@ -20,7 +20,8 @@ struct InputMemory {
   std::uint64_t lease = 0;  // 0: small
   SegmentId segment = 0;
   std::uint64_t offset = 0;
-  std::byte* data = nullptr;  // on a device: none before it is asked for
+  // On a device: none before it is asked for; of one that is staged, its bytes in host memory.
+  std::byte* data = nullptr;
   std::size_t bytes = 0;
   std::shared_ptr<Segment> mapping;
   std::shared_ptr<DeviceUse> device;  // none: the CPU's

@@ -15,7 +15,7 @@ Result<std::unique_ptr<LocalDevice>> LocalDevice::open(const cuda::Device& devic
   if (!context) return std::unexpected(context.error());
   auto stream = cuda::Stream::create(*context);
   if (!stream) return std::unexpected(stream.error());
-  auto events = cuda::EventRing::create(*context, kEvents);
+  auto events = cuda::EventRing::create(*context, kEvents, cuda::EventUse::OwnProcess);
   if (!events) return std::unexpected(events.error());
   return std::unique_ptr<LocalDevice>(
       new LocalDevice(std::move(*context), std::move(*stream), std::move(*events)));

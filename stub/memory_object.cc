@@ -41,7 +41,8 @@ PyRef new_memory(Memory memory) {
     return {};
   }
   Memory& held = *new (&memory_of(object.get())) Memory(std::move(memory));
-  if (held.input && held.input->lease != 0 && held.data) state().holdings->add_input(*held.input);
+  if (held.input && held.input->lease != 0 && held.input->data)
+    state().holdings->add_input(*held.input);
   if (held.block && held.device) state().holdings->add_block(*held.block, held.device);
   return object;
 }

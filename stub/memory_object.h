@@ -26,6 +26,9 @@ struct Memory {
   std::vector<std::int64_t> strides;  // in elements; empty: C order
   std::shared_ptr<DeviceUse> device;  // none: the CPU's
   bool read_only = false;             // what another library said of its tensor
+
+  // An input on a device that lies in host memory still.
+  bool is_staged() const noexcept { return device && input && input->data && !data; }
 };
 
 struct MemoryObject {

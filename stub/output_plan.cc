@@ -31,6 +31,7 @@ std::size_t OutputPlan::next_place() {
   outputs_[count_].bytes = 0;
   outputs_[count_].small.clear();
   outputs_[count_].device.reset();
+  outputs_[count_].staged_for = {};
   outputs_[count_].owner.reset();
   outputs_[count_].failure.reset();
   return count_++;

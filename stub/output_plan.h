@@ -39,6 +39,8 @@ class OutputPlan {
   Result<std::size_t> add(const std::byte* data, std::size_t bytes);
   // The same of an output on a device: a copy goes onto the stream that made it.
   Result<std::size_t> add(DeviceOutput output);
+  // It is a tensor of that device, which lies in host memory.
+  void name_device(std::size_t place, Device device) { outputs_[place].staged_for = device; }
   // Room for an output that the caller writes itself (and counts). The bytes are valid until the
   // next call.
   struct Room {
@@ -77,6 +79,7 @@ class OutputPlan {
     std::uint64_t lease = 0;   // Input: the server's number
     tensorferry::Block block;  // Block
     std::optional<DeviceOutput> device;
+    Device staged_for;                 // Cpu: nothing is staged
     std::shared_ptr<DeviceUse> owner;  // on a device: of the Input or Block that it lies in
     std::uint64_t lent = 0;            // ours, of what is lent for it until it is sent
     protocol::MemoryRef memory;
@@ -92,6 +95,8 @@ class OutputPlan {
   void move_or_copy(Output& output);
   Result<void> copy_out(Output& output);
   Result<void> copy_on_device(Output& output, std::shared_ptr<void> kept = {});
+  Result<void> copy_by_server(Output& output);
+  bool is_out_of_reach(const DeviceOutput& device);
   Result<void> find_address(DeviceOutput& output);
   void work_is_the_messages(Output& output);
   Arena& arena_of(const Output& output);

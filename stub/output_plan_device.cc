@@ -13,7 +13,7 @@ Arena& OutputPlan::arena_of(const Output& output) {
 
 Device OutputPlan::device(std::size_t place) const {
   const Output& output = outputs_[place];
-  return output.device ? output.device->use->device : Device{};
+  return output.device ? output.device->use->device : output.staged_for;
 }
 
 bool OutputPlan::is_a_candidate(const InputMemory& input) const {
@@ -26,12 +26,14 @@ Result<std::size_t> OutputPlan::add(DeviceOutput device) {
   // Before the address is asked for: passed through untouched it needs none.
   const bool untouched = device.input && !device.range.data && device.range.bytes != 0;
   const bool moves = untouched && !is_a_candidate(*device.input);
-  if (untouched && !moves) {
+  const bool fetched = untouched && !moves && is_out_of_reach(device);
+  if (untouched && !moves && !fetched) {
     if (auto found = find_address(device); !found) return std::unexpected(found.error());
   }
   const std::byte* data = device.range.data;
   const std::size_t bytes = device.range.bytes;
-  const bool free = !device.range.gather && (moves || !overlaps_a_candidate(data, bytes));
+  const bool free =
+      !fetched && !device.range.gather && (moves || !overlaps_a_candidate(data, bytes));
   const std::size_t place = next_place();
   Output& output = outputs_[place];
   std::shared_ptr<void> kept = std::move(device.kept);  // only for a copy: who names memory lets go
@@ -52,16 +54,34 @@ Result<void> OutputPlan::find_address(DeviceOutput& output) {
   const InputMemory& input = *output.input;
   auto address = (*lane)->address(input.segment, input.offset, input.bytes);
   if (!address) return std::unexpected(address.error());
-  output.use->lane = *lane;
-  output.use->local = &(*lane)->local();
+  (*lane)->enter(*output.use);
   output.range.data = *address;
   return {};
+}
+
+// An untouched input that was lent before it was known that its chunk can't be mapped here.
+bool OutputPlan::is_out_of_reach(const DeviceOutput& device) {
+  if (!device.input || device.range.data) return false;
+  auto lane = holdings_.link_.devices().lane(device.use->device);
+  return lane && (*lane)->stages();
+}
+
+Result<void> OutputPlan::copy_by_server(Output& output) {
+  auto copy = holdings_.link_.read_device(*output.device->input);
+  if (!copy) return std::unexpected(copy.error());
+  output.staged_for = output.device->use->device;
+  output.device.reset();
+  output.data = copy->data;
+  auto copied = copy_out(output);
+  holdings_.link_.release_input(copy->lease);
+  return copied;
 }
 
 // Puts a copy of what is held on the stream that made it. `kept` lives until it is done.
 Result<void> OutputPlan::copy_on_device(Output& output, std::shared_ptr<void> kept) {
   DeviceOutput& device = *output.device;
   if (!device.range.data) {
+    if (is_out_of_reach(device)) return copy_by_server(output);
     if (auto found = find_address(device); !found) return found;
   }
   DeviceLane& lane = *device.use->lane;

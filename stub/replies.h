@@ -3,6 +3,7 @@
 #pragma once
 
 #include <tensorferry/cuda/chunk.h>
+#include <tensorferry/cuda/rung.h>
 #include <tensorferry/transport/deadline.h>
 #include <tensorferry/transport/error.h>
 #include <tensorferry/transport/protocol.h>
@@ -23,12 +24,22 @@ struct ClosedChunk {
   std::size_t bytes = 0;
 };
 
+// Of ProbeStep: a rung to try, with the chunk to try it on; or the one that is chosen.
+struct ProbeTrial {
+  cuda::Rung rung = cuda::Rung::NoGpu;
+  bool chosen = false;
+  std::uint32_t slot = 0;
+  std::uint64_t offset = 0;
+  ClosedChunk chunk;
+};
+
 // A device was offered, as was asked.
 struct Offered {};
 
 class Replies {
  public:
-  using Answer = std::variant<std::shared_ptr<Segment>, ClosedChunk, protocol::MemoryRef, Offered>;
+  using Answer =
+      std::variant<std::shared_ptr<Segment>, ClosedChunk, protocol::MemoryRef, Offered, ProbeTrial>;
 
   std::uint64_t next_number();
   void answer(std::uint64_t number, Result<Answer> answer);

@@ -173,7 +173,7 @@ PyMethodDef methods[] = {
 
 PyRef input_tensor(InputTensor& input) {
   Memory memory;
-  memory.data = input.memory.data;
+  if (!input.memory.device) memory.data = input.memory.data;
   memory.bytes = input.memory.bytes;
   memory.dtype = input.dtype;
   memory.shape = std::move(input.shape);

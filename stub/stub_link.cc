@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::chrono::milliseconds kSocketTick{500};
+constexpr std::chrono::milliseconds kSweepTick{1};
 // More than can be inside at a time; numbers never repeat, so that an old one does no harm.
 constexpr std::size_t kRememberedCancellations = 4096;
 
@@ -289,9 +290,17 @@ std::optional<Event> StubLink::wait(const Deadline& deadline) {
       return event;
     }
     if (trim_now) trim();
+    Deadline until = deadline;
+    if (devices_->sweep()) {
+      const auto soon = Clock::now() + kSweepTick;
+      until = deadline ? std::min(*deadline, soon) : soon;
+    }
     (void)channel_->flush_releases();
-    auto status = channel_->inbox().wait(arrived_, deadline);
-    if (status == WaitStatus::TimedOut) return std::nullopt;
+    auto status = channel_->inbox().wait(arrived_, until);
+    if (status == WaitStatus::TimedOut) {
+      if (!passed(deadline)) continue;
+      return std::nullopt;
+    }
     if (status == WaitStatus::Failed) broken(channel_->inbox().error());
   }
 }

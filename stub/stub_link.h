@@ -88,6 +88,8 @@ class StubLink {
   Result<void> on_memory(ControlMessage& message, Scratch& scratch);
   Result<void> on_segment(const protocol::Segment& segment, UniqueFd fd);
   Result<void> on_offer(const protocol::DeviceOffer& offer);
+  Result<ProbeTrial> report_probe(Device device, const std::optional<TrialOutcome>& outcome);
+  Result<void> on_probe_step(const protocol::ProbeStep& step, UniqueFd fd);
   Result<void> on_device_segment(const protocol::DeviceSegment& segment, UniqueFd fd);
   void push(Command command);
 

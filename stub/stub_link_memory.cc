@@ -25,6 +25,9 @@ void StubLink::make_devices() {
     channel_->release_later(lease, after);
   };
   peer.read_messages = [this] { (void)channel_->inbox().poll(); };
+  peer.report_probe = [this](Device device, const std::optional<TrialOutcome>& outcome) {
+    return report_probe(device, outcome);
+  };
   devices_ = std::make_unique<Devices>(std::move(peer));
 }
 
@@ -39,6 +42,38 @@ void StubLink::make_pins() {
         (void)log(protocol::LogLevel::Warning, "tensorferry", 0,
                   "TENSORFERRY_PIN: shared memory can't be pinned: " + why);
       });
+}
+
+Result<ProbeTrial> StubLink::report_probe(Device device,
+                                          const std::optional<TrialOutcome>& outcome) {
+  protocol::ProbeReport report;
+  report.number = replies_.next_number();
+  report.device = device;
+  report.tried = outcome.has_value();
+  report.failed = outcome && !*outcome;
+  if (report.failed) report.error = outcome->error().message;
+  if (outcome && *outcome) {
+    report.seen = (*outcome)->seen;
+    report.seed = (*outcome)->seed;
+  }
+  if (auto sent = socket_.send(report); !sent) return std::unexpected(sent.error());
+  return replies_.wait<ProbeTrial>(report.number, Clock::now() + kPatience);
+}
+
+Result<void> StubLink::on_probe_step(const protocol::ProbeStep& step, UniqueFd fd) {
+  if (!cuda::is_rung(step.rung))
+    return failure(ErrorCode::Protocol, "a probe of an unknown rung came");
+  ProbeTrial trial{static_cast<cuda::Rung>(step.rung), step.chosen, step.slot, step.offset, {}};
+  if (!step.chosen) {
+    protocol::DeviceSegment lent;
+    lent.bytes = step.bytes;
+    lent.handle = step.handle;
+    auto chunk = closed_chunk(lent, std::move(fd));
+    if (!chunk) return std::unexpected(chunk.error());
+    trial.chunk = std::move(*chunk);
+  }
+  replies_.answer(step.reply_to, std::move(trial));
+  return {};
 }
 
 // The offer names no number: it may come by itself, too.
@@ -122,6 +157,9 @@ Result<void> StubLink::on_memory(ControlMessage& message, Scratch& scratch) {
     case ControlKind::DeviceOffer:
       return handle.operator()<protocol::DeviceOffer>(
           [&](const auto& offer) { return on_offer(offer); });
+    case ControlKind::ProbeStep:
+      return handle.operator()<protocol::ProbeStep>(
+          [&](const auto& step) { return on_probe_step(step, std::move(message.fd)); });
     case ControlKind::SegmentDropped:
       return handle.operator()<protocol::SegmentDropped>([&](const auto& dropped) -> Result<void> {
         host_segments_.erase(dropped.segment);

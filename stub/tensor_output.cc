@@ -34,16 +34,28 @@ Result<std::size_t> plan_strided(OutputPlan& plan, const numpy::Array& array, st
   return room->place;
 }
 
-// The server has offered nothing there: the tensor arrives on the CPU.
-std::optional<Result<std::size_t>> plan_on_host(OutputPlan& plan, Memory& memory) {
+std::optional<Result<std::size_t>> plan_on_host(OutputPlan& plan, Memory& memory,
+                                                cuda::WaitReason reason) {
   auto room = plan.reserve(memory.bytes);
   if (!room) return std::unexpected(room.error());
-  if (memory.bytes != 0 && !copy_to_host(room->bytes.data(), memory)) return std::nullopt;
+  if (memory.bytes != 0 && !copy_to_host(room->bytes.data(), memory, reason)) return std::nullopt;
   return room->place;
 }
 
+// In host memory, from where the server brings it to its device.
+std::optional<Result<std::size_t>> plan_staged(OutputPlan& plan, Memory& memory) {
+  auto place = memory.is_staged() ? plan.add(memory.input->data, memory.bytes)
+                                  : plan_on_host(plan, memory, cuda::WaitReason::Staging);
+  if (place && *place) plan.name_device(**place, memory.device->device);
+  return place;
+}
+
 std::optional<Result<std::size_t>> plan_device(OutputPlan& plan, Memory& memory) {
-  if (memory.device->local && !memory.device->lane) return plan_on_host(plan, memory);
+  const DeviceUse& use = *memory.device;
+  // The server has offered nothing there: the tensor arrives on the CPU.
+  if (use.local && !use.lane) return plan_on_host(plan, memory, cuda::WaitReason::HostArray);
+  const bool on_ours = use.lane && use.lane->stages() && memory.bytes != 0;
+  if (on_ours || memory.is_staged()) return plan_staged(plan, memory);
   DeviceOutput output;
   output.range = range_of(memory);
   output.use = memory.device;

@@ -32,7 +32,8 @@ using ControlMessages =
                 protocol::SegmentDenied, protocol::SegmentDropped, protocol::AutoComplete,
                 protocol::Load, protocol::Reply, protocol::Finalize, protocol::Log, protocol::Trim,
                 protocol::DeviceOffer, protocol::DeviceSegment, protocol::ReadDevice,
-                protocol::DeviceRead, protocol::DeviceRequest, protocol::DeviceRefused>;
+                protocol::DeviceRead, protocol::DeviceRequest, protocol::DeviceRefused,
+                protocol::ProbeReport, protocol::ProbeStep>;
 
 // Each kind has exactly one message. Pad has none, it is skipped.
 template <class List, class Kind>

@@ -234,18 +234,6 @@ Result<std::int64_t> element_count(std::span<const std::int64_t> shape) {
   return empty ? 0 : count;
 }
 
-namespace {
-
-// Device memory lies in a device's chunk, but for a tensor without bytes, which lies nowhere.
-bool lies_where_it_may(const protocol::TensorRecord& tensor) {
-  const bool on_device = tensor.device.kind == DeviceKind::Cuda;
-  if (tensor.memory.kind == protocol::MemoryKind::DeviceChunk) return on_device;
-  return !on_device ||
-         (tensor.memory.kind == protocol::MemoryKind::Inline && tensor.memory.bytes == 0);
-}
-
-}  // namespace
-
 Result<void> validate(const protocol::TensorRecord& tensor) {
   if (tensor.shape.size() > protocol::kMaxRank) {
     return refused("rank " + std::to_string(tensor.shape.size()) + " is above " +
@@ -259,7 +247,9 @@ Result<void> validate(const protocol::TensorRecord& tensor) {
   } else if (!tensor.inline_bytes.empty()) {
     return refused("it has inline bytes and lies elsewhere too");
   }
-  if (!lies_where_it_may(tensor)) return refused("memory of that kind is not on that device");
+  const bool in_a_chunk = tensor.memory.kind == protocol::MemoryKind::DeviceChunk;
+  if (in_a_chunk && tensor.device.kind != DeviceKind::Cuda)
+    return refused("memory of that kind is not on that device");
   if (tensor.dtype.is_bytes()) {
     if (!tensor.strides.empty()) return refused("BYTES with strides");
     return {};
@@ -359,6 +349,8 @@ TENSORFERRY_INSTANTIATE(protocol::ReadDevice)
 TENSORFERRY_INSTANTIATE(protocol::DeviceRead)
 TENSORFERRY_INSTANTIATE(protocol::DeviceRequest)
 TENSORFERRY_INSTANTIATE(protocol::DeviceRefused)
+TENSORFERRY_INSTANTIATE(protocol::ProbeReport)
+TENSORFERRY_INSTANTIATE(protocol::ProbeStep)
 #undef TENSORFERRY_INSTANTIATE
 
 }  // namespace tensorferry

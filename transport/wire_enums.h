@@ -77,6 +77,8 @@ constexpr bool is_known(protocol::ControlKind value) {
     case protocol::ControlKind::DeviceRead:
     case protocol::ControlKind::DeviceRequest:
     case protocol::ControlKind::DeviceRefused:
+    case protocol::ControlKind::ProbeReport:
+    case protocol::ControlKind::ProbeStep:
       return true;
   }
   return false;
@@ -183,6 +185,14 @@ constexpr std::string_view name_of<protocol::DeviceRequest>() {
 template <>
 constexpr std::string_view name_of<protocol::DeviceRefused>() {
   return "DeviceRefused";
+}
+template <>
+constexpr std::string_view name_of<protocol::ProbeReport>() {
+  return "ProbeReport";
+}
+template <>
+constexpr std::string_view name_of<protocol::ProbeStep>() {
+  return "ProbeStep";
 }
 
 }  // namespace tensorferry

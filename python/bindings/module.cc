@@ -64,6 +64,15 @@ class PyModel {
   Model model_;
 };
 
+// Those that go by other means than the model's others.
+py::dict stubs_of(const server::GpuStatistics& gpu) {
+  using namespace py::literals;
+  py::dict stubs;
+  for (const auto& one : gpu.stubs)
+    stubs[py::str(one.instance)] = py::dict("transport"_a = one.transport, "reason"_a = one.reason);
+  return stubs;
+}
+
 py::dict statistics_of(const server::ModelStatistics& model) {
   using namespace py::literals;
   py::list instances;
@@ -76,11 +85,11 @@ py::dict statistics_of(const server::ModelStatistics& model) {
   }
   py::dict gpus;
   for (const auto& one : model.gpus) {
-    gpus[py::str("cuda:" + std::to_string(one.device))] =
-        py::dict("uuid"_a = one.uuid, "transport"_a = one.transport,
-                 "transport_reason"_a = one.transport_reason,
-                 "arena_bytes_in_use"_a = one.arena_bytes_in_use, "arena_bytes"_a = one.arena_bytes,
-                 "arena_peak_bytes"_a = one.arena_peak_bytes);
+    gpus[py::str("cuda:" + std::to_string(one.device))] = py::dict(
+        "uuid"_a = one.uuid, "transport"_a = one.transport,
+        "transport_reason"_a = one.transport_reason, "stubs"_a = stubs_of(one),
+        "rung_changes"_a = one.rung_changes, "arena_bytes_in_use"_a = one.arena_bytes_in_use,
+        "arena_bytes"_a = one.arena_bytes, "arena_peak_bytes"_a = one.arena_peak_bytes);
   }
   return py::dict(
       "name"_a = model.name, "version"_a = model.version, "ready"_a = model.ready,

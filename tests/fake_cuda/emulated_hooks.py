@@ -1,5 +1,6 @@
-"""Tests marked `emulated` run in a process on the emulated driver, once for each of the marker's schedulers; under
-TENSORFERRY_TEST_GPU=1 (`./dev gpu-test`) once, on the machine's own driver."""
+"""Tests marked `emulated` run in a process on the emulated driver, once for each of the marker's schedulers; the closest
+marker's other settings are that process's, so that a parameter may bring its own. Under TENSORFERRY_TEST_GPU=1
+(`./dev gpu-test`) they run once, on the machine's own driver."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ __all__ = [
     "pytest_pyfunc_call",
 ]
 
-Key = tuple[Path, str]
+Key = tuple[Path, str, str]  # module, scheduler, other settings
 SCHEDULERS = ("eager", "lazy", "random:1")
 
 
@@ -31,12 +32,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def emulated_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Key, Emulated]]:
-    """The processes of a module by scheduler; each must end well."""
+    """The processes of a module; each must end well."""
     processes: dict[Key, Emulated] = {}
     yield processes
-    codes = {key[1]: process.close() for key, process in processes.items()}
+    codes = {key[1:]: process.close() for key, process in processes.items()}
     assert not any(codes.values()), f"exit codes by scheduler: {codes}"
-    reports = {key[1]: found for key, process in processes.items() if (found := process.reports())}
+    reports = {key[1:]: found for key, process in processes.items() if (found := process.reports())}
     assert not reports, f"reports by scheduler: {reports}"
 
 
@@ -48,9 +49,9 @@ def on_the_emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     marker = request.node.get_closest_marker("emulated")
     assert marker
     scheduler = request.node.callspec.params["scheduler"]
-    key = (request.path, scheduler)
+    settings = {name: value for name, value in marker.kwargs.items() if name != "schedulers"}
+    key = (request.path, scheduler, repr(settings))
     if key not in processes or processes[key].process.poll() is not None:
-        settings = {name: value for name, value in marker.kwargs.items() if name != "schedulers"}
         folder = tmp_path_factory.mktemp("emulated")
         processes[key] = Emulated(request.path, folder, sched=scheduler, **settings)
     return processes[key]

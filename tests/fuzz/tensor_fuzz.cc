@@ -44,10 +44,8 @@ bool reference(const protocol::TensorRecord& tensor) {
   if (is_inline ? static_cast<Wide>(tensor.inline_bytes.size()) != bytes
                 : !tensor.inline_bytes.empty())
     return false;
-  const bool on_device = tensor.device.kind == DeviceKind::Cuda;
-  const bool nowhere = is_inline && bytes == 0;
-  if (tensor.memory.kind == protocol::MemoryKind::DeviceChunk ? !on_device : on_device && !nowhere)
-    return false;
+  const bool in_a_chunk = tensor.memory.kind == protocol::MemoryKind::DeviceChunk;
+  if (in_a_chunk && tensor.device.kind != DeviceKind::Cuda) return false;
   if (tensor.dtype.is_bytes()) return tensor.strides.empty();
   const Wide element = static_cast<Wide>(element_bytes(tensor.dtype));
   if (tensor.strides.empty()) return count * element == bytes && count * element <= kMost;

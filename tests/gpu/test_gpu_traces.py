@@ -41,7 +41,7 @@ def run(folder: Path, **variables: str) -> int:
     if not (LIBRARIES / "libcuda.so.1").exists():
         pytest.skip("the emulated driver isn't built: cmake --preset dev && cmake --build --preset dev")
     (folder / "state").mkdir()
-    chosen = environment(LIBRARIES, sched="lazy", state=folder / "state")
+    chosen = {**environment(LIBRARIES, sched="lazy", state=folder / "state"), "TENSORFERRY_GPU_PROBE": "off"}
     path = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-c", PROGRAM, str(folder / "models")]
     with subprocess.Popen(command, env={**os.environ, **chosen, **variables, "PYTHONPATH": path}) as process:

@@ -8,8 +8,8 @@
 namespace tensorferry::server {
 
 inline std::shared_ptr<GpuArenas> no_gpus(std::shared_ptr<SegmentAuthority> segments) {
-  return std::make_shared<GpuArenas>(std::make_shared<Gpus>(), std::move(segments), ArenaOptions{},
-                                     std::make_shared<IdleWatch>());
+  return std::make_shared<GpuArenas>(std::make_shared<Gpus>(), std::move(segments),
+                                     GpuArenaOptions{}, std::make_shared<IdleWatch>());
 }
 
 }  // namespace tensorferry::server

@@ -272,6 +272,7 @@ TEST_F(StubLinkTest, DeviceMemoryThatAStubDoesNotHoldIsNotReadForIt) {
   const protocol::MemoryRef input{protocol::MemoryKind::Segment, 1, 0, 8192, 1};
   EXPECT_FALSE(link_->on_read_device({2, input}));
   EXPECT_FALSE(link_->on_device_request({3, "no UUID"}));
+  EXPECT_FALSE(link_->on_probe_report({}));
 }
 
 // ---------------------------------------------------------------- more than one response

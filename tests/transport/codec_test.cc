@@ -224,7 +224,7 @@ protocol::Trim golden(const Samples&) {
 template <>
 protocol::DeviceOffer golden(const Samples& samples) {
   const std::span<const std::string_view> event(&samples.output, 1);
-  return {{DeviceKind::Cuda, 1}, "uuid", event, event, 2, 3, 4};
+  return {{DeviceKind::Cuda, 1}, "uuid", event, event, 2, 3, 4, 5, true};
 }
 template <>
 protocol::DeviceSegment golden(const Samples&) {
@@ -237,6 +237,14 @@ protocol::DeviceRequest golden(const Samples&) {
 template <>
 protocol::DeviceRefused golden(const Samples&) {
   return {"uuid", ErrorCode::Unsupported, "no"};
+}
+template <>
+protocol::ProbeReport golden(const Samples&) {
+  return {1, {DeviceKind::Cuda, 2}, true, false, "no", 3, 4};
+}
+template <>
+protocol::ProbeStep golden(const Samples&) {
+  return {1, 2, true, 3, 4, 5, "handle"};
 }
 template <>
 protocol::ReadDevice golden(const Samples& samples) {

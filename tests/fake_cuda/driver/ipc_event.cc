@@ -33,7 +33,9 @@ CUresult open_handle(Call& call, CUevent* opened, const CUipcEventHandle& handle
   if (opened == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (!call.driver.settings.abilities.does_event_ipc) return CUDA_ERROR_NOT_SUPPORTED;
   if (!open_ticket(&handle, ticket) || ticket.offset >= kMaxEvents) return CUDA_ERROR_INVALID_VALUE;
-  if (ticket.pid == static_cast<std::uint32_t>(::getpid())) return CUDA_ERROR_INVALID_CONTEXT;
+  if (ticket.pid == static_cast<std::uint32_t>(::getpid()) ||
+      !call.driver.settings.abilities.opens_events)
+    return CUDA_ERROR_INVALID_CONTEXT;
   SharedEvent& shared = call.driver.system.page().events[ticket.offset];
   if (shared.key.load() != ticket.physical_id || !is_alive({ticket.pid, ticket.start_time}))
     return CUDA_ERROR_INVALID_HANDLE;
@@ -43,7 +45,12 @@ CUresult open_handle(Call& call, CUevent* opened, const CUipcEventHandle& handle
   event->is_imported = true;
   event->shared = &shared;
   event->shared_key = ticket.physical_id;
-  event->cell = shared_cell(shared, false);
+  if (call.driver.settings.abilities.sees_opened_events) {
+    event->cell = shared_cell(shared, false);
+  } else {
+    event->cell = std::make_shared<EventCell>();
+    event->cell->recorded = 1;  // and never done
+  }
   event->handle = *opened = call.driver.events.add(event);
   count(&fakecuda_counters::ipc_event_opens);
   return CUDA_SUCCESS;

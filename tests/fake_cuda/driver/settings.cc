@@ -51,6 +51,10 @@ bool apply_profile(const std::string& profile, Abilities& can) {
     can.claims_vmm_fd = can.does_vmm_fd = can.claims_legacy_ipc = can.does_legacy_ipc = false;
   } else if (profile == "no_ipc_events") {
     can.claims_event_ipc = can.does_event_ipc = false;
+  } else if (profile == "foreign_events_fail") {
+    can.opens_events = false;
+  } else if (profile == "foreign_events_stall") {
+    can.sees_opened_events = false;
   } else if (profile == "no_ipc") {
     can.claims_vmm_fd = can.does_vmm_fd = can.claims_legacy_ipc = can.does_legacy_ipc = false;
     can.claims_event_ipc = can.does_event_ipc = false;

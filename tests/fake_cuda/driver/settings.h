@@ -17,6 +17,8 @@ struct Abilities {
   bool claims_vmm_fd = true, does_vmm_fd = true;
   bool claims_legacy_ipc = true, does_legacy_ipc = true;
   bool claims_event_ipc = true, does_event_ipc = true;
+  bool opens_events = true;        // another process's; else as in another PID namespace
+  bool sees_opened_events = true;  // else they never complete here, nor there what is recorded here
   bool claims_host_register = true, does_host_register = true;
   bool peer_access = true;
   int version = 13000;

@@ -66,6 +66,9 @@ class DeviceQueue {
 
   // Puts a counted copy on a stream, which it returns: its owner's, or ours.
   Result<StreamHandle> copy_in(DevicePtr to, const ForeignMemory& from);
+  // Puts a counted copy of host memory on our stream: both ends stay until it is done. Where it
+  // isn't pinned, the driver copies it elsewhere first.
+  Result<void> put_to_device(DevicePtr to, std::span<const std::byte> from);
   // Puts a counted copy of as many bytes as `to` has, some, on our stream; where `to` isn't pinned,
   // the driver waits meanwhile.
   Result<void> put_to_host(std::span<std::byte> to, const std::byte* from);

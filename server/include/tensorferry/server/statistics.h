@@ -19,12 +19,21 @@ struct InstanceStatistics {
   std::size_t answers_out_bytes = 0;  // ranges of its arena that callers hold
 };
 
+// A stub whose tensors of a GPU go by other means than its model's others.
+struct StubTransport {
+  std::string instance;
+  std::string transport;
+  std::string reason;
+};
+
 // A model's arena on one GPU.
 struct GpuStatistics {
   int device = 0;  // our ordinal
   std::string uuid;
-  std::string transport;         // how its memory is shared with stubs
-  std::string transport_reason;  // why not by better means; may be empty
+  std::string transport;             // how its memory is shared with stubs
+  std::string transport_reason;      // why not by better means; may be empty
+  std::vector<StubTransport> stubs;  // those that go by other means
+  std::uint64_t rung_changes = 0;    // how often a stub was found to need other means
   std::size_t arena_bytes_in_use = 0;
   std::size_t arena_bytes = 0;       // its chunks, now
   std::size_t arena_peak_bytes = 0;  // the same, at most at one time

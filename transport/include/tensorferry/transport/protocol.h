@@ -96,6 +96,7 @@ enum class MemoryKind : std::uint8_t {
   Segment = 1,      // `bytes` bytes at `offset` of segment `place`, under `lease`
   DeviceChunk = 2,  // the same in device chunk `place`
 };
+// A tensor of a device that lies inline or in a segment is staged: whoever gets it brings it there.
 
 struct MemoryRef {
   MemoryKind kind = MemoryKind::Inline;
@@ -280,6 +281,8 @@ enum class ControlKind : std::uint16_t {
   DeviceRead = 16,
   DeviceRequest = 17,
   DeviceRefused = 18,
+  ProbeReport = 19,
+  ProbeStep = 20,
 };
 
 struct ControlHeader {
@@ -443,10 +446,13 @@ struct DeviceOffer {
   std::uint64_t arena_initial_bytes = 0;        // of the stub's arena there
   std::uint64_t arena_growth_bytes = 0;
   std::uint64_t arena_max_bytes = 0;
+  std::uint8_t rung = 0;  // cuda/rung.h: how tensors cross; without events there are none above
+  bool probe = false;     // the stub reports before it touches the device: see ProbeReport
   static constexpr auto fields() {
     return std::tuple(&DeviceOffer::device, &DeviceOffer::uuid, &DeviceOffer::to_stub,
                       &DeviceOffer::from_stub, &DeviceOffer::arena_initial_bytes,
-                      &DeviceOffer::arena_growth_bytes, &DeviceOffer::arena_max_bytes);
+                      &DeviceOffer::arena_growth_bytes, &DeviceOffer::arena_max_bytes,
+                      &DeviceOffer::rung, &DeviceOffer::probe);
   }
 };
 
@@ -496,6 +502,41 @@ struct DeviceRead {
   static constexpr auto fields() {
     return std::tuple(&DeviceRead::reply_to, &DeviceRead::memory, &DeviceRead::failed,
                       &DeviceRead::code, &DeviceRead::error);
+  }
+};
+
+// Stub -> server, when its model first touches an offered device, and after each rung that it has
+// tried: what it saw. Answered by ProbeStep.
+struct ProbeReport {
+  static constexpr auto kKind = ControlKind::ProbeReport;
+  std::uint64_t number = 0;
+  Device device;
+  bool tried = false;  // false: it asks what to try first, and says nothing else
+  bool failed = false;
+  std::string_view error;
+  std::uint64_t seen = 0;  // cuda/probe.h: the checksum of what was read, and the seed of what was
+  std::uint64_t seed = 0;  // written; `done` is event 0 of the stub's ring
+  static constexpr auto fields() {
+    return std::tuple(&ProbeReport::number, &ProbeReport::device, &ProbeReport::tried,
+                      &ProbeReport::failed, &ProbeReport::error, &ProbeReport::seen,
+                      &ProbeReport::seed);
+  }
+};
+
+// Server -> stub: the rung to try, with the chunk to try it on (a descriptor, or its handle); or
+// the one that is chosen, with none.
+struct ProbeStep {
+  static constexpr auto kKind = ControlKind::ProbeStep;
+  std::uint64_t reply_to = 0;
+  std::uint8_t rung = 0;
+  bool chosen = false;
+  std::uint32_t slot = 0;  // of the server's ring: what it wrote there is there after this event
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;       // of the chunk
+  std::string_view handle = {};  // kHandleBytes, or empty: a descriptor came
+  static constexpr auto fields() {
+    return std::tuple(&ProbeStep::reply_to, &ProbeStep::rung, &ProbeStep::chosen, &ProbeStep::slot,
+                      &ProbeStep::offset, &ProbeStep::bytes, &ProbeStep::handle);
   }
 };
 
