@@ -76,6 +76,7 @@ void GpuSharing::forget(const std::string& instance) {
 std::vector<StubTransport> GpuSharing::differing() const {
   std::scoped_lock lock(mutex_);
   std::vector<StubTransport> result;
+  result.reserve(differing_.size());
   for (const auto& [instance, choice] : differing_)
     result.push_back({instance, std::string(to_string(choice.rung)), choice.reason});
   return result;

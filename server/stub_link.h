@@ -14,8 +14,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -212,7 +212,7 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
     std::vector<std::shared_ptr<Gpu>> waited;  // where there is none: our stream is done
     // Inputs for a stub that maps no device memory, by the tensor, and who copies them. They stay
     // where they are.
-    std::deque<std::pair<const Tensor*, Buffer>> staged;
+    std::list<std::pair<const Tensor*, Buffer>> staged;
     std::vector<std::shared_ptr<Gpu>> staging;
     std::optional<Error> failure;
   };

@@ -1,9 +1,8 @@
 // The part of the conversation that concerns GPUs: what is lent of their memory and given back,
-// which events stand for what. Nothing here waits for a GPU.
+// which events stand for what. Nothing here waits for a GPU on the two upper rungs.
 #include <tensorferry/transport/trace.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "device_hold.h"
 #include "stub_lease.h"
@@ -310,41 +309,6 @@ Result<Buffer> StubLink::take_device_memory(const protocol::TensorRecord& tensor
       Buffer::shared(range->bytes.data(), range->bytes.size(),
                      std::make_shared<StubLease>(weak_from_this(), range->segment, memory.lease)),
       memory.bytes);
-}
-
-// ----------------------------------------------------------------------------- the control socket
-
-// Who is told of a rung without events, or without shared memory, finds all complete that was sent
-// before.
-Result<void> StubLink::on_probe_report(const protocol::ProbeReport& report) {
-  auto lane = find_lane(report.device);
-  if (!lane) return std::unexpected(violation("it probes a device that was not offered"));
-  auto step = lane->probe().next(report, [this] { return channel_->closed(); });
-  if (!step) return std::unexpected(violation(step.error().message));
-  if (!step->trial && step->rung != lane->rung()) {
-    {
-      std::scoped_lock sending(send_mutex_);
-      lane->set_rung(step->rung);
-    }
-    note_rung(*lane, lane->probe().choice());
-    (void)lane->gpu().wait(cuda::WaitReason::Probe);
-  }
-  auto sent = lane->send_step(*socket_, std::move(*step), report.number, patience());
-  if (!sent) channel_->close(sent.error());
-  return {};
-}
-
-Result<void> StubLink::on_device_request(const protocol::DeviceRequest& request) {
-  cuda::Uuid uuid;
-  if (request.uuid.size() != uuid.bytes.size())
-    return std::unexpected(violation("it asks for a device without a UUID"));
-  std::memcpy(uuid.bytes.data(), request.uuid.data(), uuid.bytes.size());
-  auto device = cuda::device_by_uuid(uuid);
-  auto lane = device ? open_lane(device->ordinal) : std::unexpected(device.error());
-  if (lane) return {};  // the offer is the answer
-  protocol::SegmentDenied denied{request.number, lane.error().code, lane.error().message};
-  if (auto sent = socket_->send(denied, -1, patience()); !sent) channel_->close(sent.error());
-  return {};
 }
 
 }  // namespace tensorferry::server

@@ -101,9 +101,8 @@ def await_pinned(model: Any) -> None:
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
         statistics = model.server.statistics()["m"]
-        if statistics["arena_pinned_bytes"] == statistics["arena_bytes"] or counted(os.getpid(), "pinned_segments", "how").get(
-            "refused"
-        ):
+        refused = counted(os.getpid(), "pinned_segments", "outcome").get("refused")
+        if statistics["arena_pinned_bytes"] == statistics["arena_bytes"] or refused:
             return
         time.sleep(0.01)
     raise AssertionError(statistics)
@@ -367,17 +366,42 @@ def test_what_was_lent_before_the_probe_failed_is_reached_all_the_same(tmp_path:
         np.testing.assert_array_equal(answer.numpy(), np.full(2999, 3, np.float32))
 
 
+def test_a_stub_that_hangs_in_its_probe_can_be_killed_and_costs_its_request(tmp_path: Path) -> None:
+    caller, driver = Caller(), Driver()
+    with served(tmp_path, ECHO) as model:
+        with stubs_with(FAKECUDA_FAIL="cuMemImportFromShareableHandle:1:hang"):
+            kill_and_await_the_next(model)
+        stub = pid_of(model)
+        future = model.infer_async({"IN": caller.given(model, ramp())})
+        give_up = time.monotonic() + 30
+        while driver.calls(stub, "cuMemImportFromShareableHandle") == 0 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        os.kill(stub, signal.SIGKILL)
+        with pytest.raises(errors.StubDied, match="SIGKILL"):
+            future.result()
+        await_ready(model)
+        np.testing.assert_array_equal(model.infer({"IN": caller.given(model, ramp(1))})["OUT"].numpy(), ramp(1))
+        await_home(model)
+
+
+def kill_and_await_the_next(model: Any) -> None:
+    stub = pid_of(model)
+    os.kill(stub, signal.SIGKILL)
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        instance = model.server.statistics()["m"]["instances"][0]
+        if instance["state"] == "ready" and instance["pid"] != stub:
+            return
+        time.sleep(0.01)
+    raise AssertionError(instance)
+
+
 def test_stubs_of_one_model_may_be_on_different_rungs(tmp_path: Path) -> None:
     caller = Caller()
     group = "instance_group [ { count: 2 } ]"
     with served(tmp_path, ECHO, more=group) as model:
         with stubs_with(**IMPORT_FAILS):
-            os.kill(pid_of(model), signal.SIGKILL)
-            give_up = time.monotonic() + 30
-            while model.server.statistics()["m"]["instances"][0]["restarts"] == 0 and time.monotonic() < give_up:
-                time.sleep(0.01)
-            while model.server.statistics()["m"]["instances"][0]["state"] != "ready" and time.monotonic() < give_up:
-                time.sleep(0.01)
+            kill_and_await_the_next(model)
         for _ in range(5):
             futures = [model.infer_async({"IN": caller.given(model, ramp(n))}) for n in range(12)]
             for n, future in enumerate(futures):
