@@ -149,15 +149,20 @@ TEST(EndpointDevices, WhoCantReceiveItSaysSoAndTheSenderLearnsOfIt) {
   ASSERT_FALSE(lost);
   EXPECT_EQ(lost.error().code, ErrorCode::Unsupported);
   EXPECT_THAT(lost.error().message, HasSubstr("'T' can't be received"));
+  // Once its answer was read.
   const Deadline deadline = soon();
   Result<void> sent;
   do {
     sent = pair.first->send(2, one(pair.filled(std::byte{2})), soon());
+    EXPECT_FALSE(pair.second->receive(Clock::now() + kAMoment).value_or(std::nullopt));
+    EXPECT_FALSE(pair.first->receive(Clock::now()).value());
   } while (sent && !passed(deadline));
   ASSERT_FALSE(sent);
   EXPECT_THAT(sent.error().message, HasSubstr("can't receive tensors of device 0"));
-  while (pair.first->device_bytes_in_use() != 0 && !passed(deadline))
-    (void)pair.second->receive(Clock::now() + kAMoment);
+  while (pair.first->device_bytes_in_use() != 0 && !passed(deadline)) {
+    (void)pair.second->receive(Clock::now() + kAMoment);  // idle: what it let go of goes home
+    (void)pair.first->receive(Clock::now());
+  }
   EXPECT_EQ(pair.first->device_bytes_in_use(), 0u);
 }
 
