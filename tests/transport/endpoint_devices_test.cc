@@ -184,6 +184,19 @@ TEST(EndpointDevices, AnEndWithoutDevicesHasNone) {
   EXPECT_EQ(pair.first->allocate_on(3, 1).error().code, ErrorCode::NotFound);
 }
 
+// Its streams are done with the memory only then.
+TEST(EndpointDevices, WhatAPeerGivesBackAfterItsEndIsNoLie) {
+  auto created = Endpoint::create(with_devices(std::make_shared<HostDevices>())).value();
+  RawEnd peer(std::move(created.second));
+  ASSERT_TRUE(created.first->send(1, one(created.first->allocate_on(0, 8192).value()), soon()));
+  const LeaseRelease release{peer.hear().tensors[0].memory.lease, {}};
+  peer.socket.shutdown();
+  const Deadline deadline = soon();
+  while (created.first->device_bytes_in_use() != 0 && !passed(deadline)) std::this_thread::yield();
+  peer.say(protocol::Release{std::span(&release, 1)});
+  EXPECT_EQ(created.first->receive(soon()).error().code, ErrorCode::Closed);
+}
+
 // ------------------------------------------------------------------------ a second end that lies
 struct Liar {
   Liar() {
