@@ -48,6 +48,8 @@ Result<void> Endpoint::Impl::give_back(std::span<const protocol::LeaseRelease> r
   std::scoped_lock lock(mutex);
   for (const auto& release : releases) {
     if (std::erase(came_home, release.lease) > 0) continue;
+    // The holds of a peer that is gone are void, and it may have said so just then.
+    if (ended && !lent.find(release.lease)) continue;
     if (!release.after.empty() || !lent.release(release.lease)) {
       return failure(ErrorCode::Protocol,
                      "lease " + std::to_string(release.lease) + " is given back and was not lent");

@@ -149,16 +149,20 @@ TEST(EndpointDevices, WhoCantReceiveItSaysSoAndTheSenderLearnsOfIt) {
   ASSERT_FALSE(lost);
   EXPECT_EQ(lost.error().code, ErrorCode::Unsupported);
   EXPECT_THAT(lost.error().message, HasSubstr("'T' can't be received"));
+  // Once its answer was read.
   const Deadline deadline = soon();
   Result<void> sent;
   do {  // the sender hears of it on another thread
     sent = pair.first->send(2, one(pair.filled(std::byte{2})), soon());
-    (void)pair.second->receive(Clock::now() + kAMoment);
+    EXPECT_FALSE(pair.second->receive(Clock::now() + kAMoment).value_or(std::nullopt));
+    EXPECT_FALSE(pair.first->receive(Clock::now()).value());
   } while (sent && !passed(deadline));
   ASSERT_FALSE(sent);
   EXPECT_THAT(sent.error().message, HasSubstr("can't receive tensors of device 0"));
-  while (pair.first->device_bytes_in_use() != 0 && !passed(deadline))
-    (void)pair.second->receive(Clock::now() + kAMoment);
+  while (pair.first->device_bytes_in_use() != 0 && !passed(deadline)) {
+    (void)pair.second->receive(Clock::now() + kAMoment);  // idle: what it let go of goes home
+    (void)pair.first->receive(Clock::now());
+  }
   EXPECT_EQ(pair.first->device_bytes_in_use(), 0u);
 }
 
@@ -178,6 +182,19 @@ TEST(EndpointDevices, AnEndWithoutDevicesHasNone) {
   Pair pair(false);
   EXPECT_EQ(pair.second->allocate_on(0, 1).error().code, ErrorCode::Unsupported);
   EXPECT_EQ(pair.first->allocate_on(3, 1).error().code, ErrorCode::NotFound);
+}
+
+// Its streams are done with the memory only then.
+TEST(EndpointDevices, WhatAPeerGivesBackAfterItsEndIsNoLie) {
+  auto created = Endpoint::create(with_devices(std::make_shared<HostDevices>())).value();
+  RawEnd peer(std::move(created.second));
+  ASSERT_TRUE(created.first->send(1, one(created.first->allocate_on(0, 8192).value()), soon()));
+  const LeaseRelease release{peer.hear().tensors[0].memory.lease, {}};
+  peer.socket.shutdown();
+  const Deadline deadline = soon();
+  while (created.first->device_bytes_in_use() != 0 && !passed(deadline)) std::this_thread::yield();
+  peer.say(protocol::Release{std::span(&release, 1)});
+  EXPECT_EQ(created.first->receive(soon()).error().code, ErrorCode::Closed);
 }
 
 // ------------------------------------------------------------------------ a second end that lies
