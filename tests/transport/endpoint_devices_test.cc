@@ -144,19 +144,21 @@ TEST(EndpointDevices, WithoutBytesATensorLiesNowhereAndKeepsItsDevice) {
 
 TEST(EndpointDevices, WhoCantReceiveItSaysSoAndTheSenderLearnsOfIt) {
   Pair pair(false);
-  ASSERT_TRUE(pair.first->send(1, one(pair.filled(std::byte{1})), soon()));
-  auto lost = pair.second->receive(soon());
-  ASSERT_FALSE(lost);
-  EXPECT_EQ(lost.error().code, ErrorCode::Unsupported);
-  EXPECT_THAT(lost.error().message, HasSubstr("'T' can't be received"));
+  // It may say so before the first message is sent.
+  Result<void> sent = pair.first->send(1, one(pair.filled(std::byte{1})), soon());
+  if (sent) {
+    auto lost = pair.second->receive(soon());
+    ASSERT_FALSE(lost);
+    EXPECT_EQ(lost.error().code, ErrorCode::Unsupported);
+    EXPECT_THAT(lost.error().message, HasSubstr("'T' can't be received"));
+  }
   // Once its answer was read.
   const Deadline deadline = soon();
-  Result<void> sent;
-  do {  // the sender hears of it on another thread
+  while (sent && !passed(deadline)) {  // the sender hears of it on another thread
     sent = pair.first->send(2, one(pair.filled(std::byte{2})), soon());
     EXPECT_FALSE(pair.second->receive(Clock::now() + kAMoment).value_or(std::nullopt));
     EXPECT_FALSE(pair.first->receive(Clock::now()).value());
-  } while (sent && !passed(deadline));
+  }
   ASSERT_FALSE(sent);
   EXPECT_THAT(sent.error().message, HasSubstr("can't receive tensors of device 0"));
   while (pair.first->device_bytes_in_use() != 0 && !passed(deadline)) {
