@@ -65,6 +65,7 @@ struct Pair {
   Result<void> send_some(std::uint64_t tag) {
     auto memory = first->allocate_on(0, 8192);
     if (!memory) return std::unexpected(memory.error());
+    memory->use_on(nullptr);
     return first->send(tag, one(std::move(*memory)), soon());
   }
   std::shared_ptr<HostDevices> here = std::make_shared<HostDevices>();
