@@ -478,7 +478,9 @@ def verb_gpu_test(options: argparse.Namespace) -> int:
         report.check("gpu-probe", gpu_test.probe(BUILD / "dev" / "bin" / "gpu-probe", BUILD, bare) == 0)
     with report.part("tests"):
         ctest(report, "dev", *gpu_test.CTEST_ARGUMENTS, env=bare)
-        pytest(report, "tests/gpu", env=bare)
+        pytest(report, "tests/gpu", "--ignore-glob=*/test_torch_*", env=bare)
+        if run([venv_python(), *torch_tests.IS_INSTALLED]) == 0:
+            pytest(report, *gpu_test.TORCH_TESTS, env=env)
     with report.part("bench"):
         report.check("bench/gpu.py", run([venv_python(), *gpu_test.bench_command(BUILD, rest)], env=env) == 0)
         if emulated:

@@ -34,6 +34,7 @@ if count.value == 0:
 TARGETS = ("gpu-probe", "tensorferry_cuda_test", "tensorferry_server_test", "tensorferry_python")
 # The C++ tests that use a device, without the second and third time under the emulator's schedulers.
 CTEST_ARGUMENTS = ("-R", r"^(cuda\.|server\.GpuStub)", "-E", r"^cuda\.(lazy|random)")
+TORCH_TESTS = ("tests/gpu/test_torch_in_a_stub.py", "tests/gpu/test_torch_on_devices.py")
 MACHINES_DRIVER = {"TENSORFERRY_TEST_GPU": "1"}
 
 
