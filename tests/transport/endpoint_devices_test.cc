@@ -163,7 +163,11 @@ TEST(EndpointDevices, WhoCantReceiveItSaysSoAndTheSenderLearnsOfIt) {
   const Deadline deadline = soon();
   while (sent && !passed(deadline)) {  // the sender hears of it on another thread
     sent = pair.send_some(2);
-    EXPECT_FALSE(pair.second->receive(Clock::now() + kAMoment).value_or(std::nullopt));
+    auto lost = pair.second->receive(Clock::now() + kAMoment);
+    EXPECT_FALSE(lost.value_or(std::nullopt));
+    if (!lost) {
+      EXPECT_THAT(lost.error().message, HasSubstr("'T' can't be received"));
+    }
     EXPECT_FALSE(pair.first->receive(Clock::now() + kAMoment).value());
   }
   ASSERT_FALSE(sent);
