@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "input_placement.h"
@@ -138,7 +139,7 @@ const Knob* nearest_parameter(std::string_view name) {
 std::string knobs_markdown() {
   std::string out;
   table(Parameter, "model parameter", out);
-  out += "\n";
+  out += '\n';
   table(Environment, "environment of the server", out);
   return out;
 }
