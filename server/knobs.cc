@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "input_placement.h"
@@ -149,7 +150,7 @@ const Knob* nearest_parameter(std::string_view name) {
 std::string knobs_markdown() {
   std::string out;
   table(Parameter, "model parameter", out);
-  out += "\n";
+  out += '\n';
   table(Environment, "environment of the server", out);
   return out;
 }
