@@ -48,6 +48,8 @@ def on_the_emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     processes: dict[Key, Emulated] = request.getfixturevalue("emulated_processes")
     marker = request.node.get_closest_marker("emulated")
     assert marker
+    if on_the_machines_driver() and (profile := marker.kwargs.get("profile", "full")) != "full":
+        pytest.skip(f"needs the emulated driver, with profile {profile}")
     scheduler = request.node.callspec.params["scheduler"]
     settings = {name: value for name, value in marker.kwargs.items() if name != "schedulers"}
     key = (request.path, scheduler, repr(settings))

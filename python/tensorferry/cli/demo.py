@@ -159,7 +159,7 @@ def _on_the_gpu(advance: Callable[[str], None]) -> dict[str, Any]:
     if why := _demo_gpu.why_no_gpu():
         return {"why_none": why, "rows": [], "failed": False}
     try:
-        with Server(_MODELS, models=["on_gpu"]) as server:
+        with Server(_MODELS, models=["on_gpu"], quiet=True) as server:
             return _demo_gpu.measure(server, lambda: advance("sending device tensors"))
     except Error as error:
         return {"why_none": str(error), "rows": [], "failed": error.code != "UNSUPPORTED"}
