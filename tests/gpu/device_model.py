@@ -183,6 +183,11 @@ def ramp(start: float = 0, count: int = COUNT) -> NDArray[np.float32]:
     return np.arange(start, start + count, dtype=np.float32)
 
 
+def needs_the_emulator(what: str) -> None:
+    if on_the_machines_driver():
+        pytest.skip(f"needs the emulated driver: {what}")
+
+
 def needs_devices(count: int) -> None:
     from cuda.core import Device
 
@@ -195,8 +200,7 @@ class Driver:
     """The emulated driver's counters, of this process or of another that uses it. Who asks for it skips elsewhere."""
 
     def __init__(self) -> None:
-        if on_the_machines_driver():
-            pytest.skip("needs the emulated driver: its counters")
+        needs_the_emulator("its counters")
         self.library = ctypes.CDLL("libcuda.so.1")
         self.library.fakecuda_counter_names.restype = ctypes.c_char_p
         self.library.fakecuda_read_calls.restype = ctypes.c_uint64

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from device_model import Caller, Driver, pid_of, ramp, same, served
+from device_model import Caller, Driver, needs_the_emulator, pid_of, ramp, same, served
 
 import tensorferry
 from tensorferry import _server, errors
@@ -321,6 +321,7 @@ TROUBLES = {
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_probe_that_fails_goes_down_and_tells_so(tmp_path: Path, trouble: str) -> None:
+    needs_the_emulator("its faults")
     variables, rung, why = TROUBLES[trouble]
     caller = Caller()
     with stubs_with(**variables), served(tmp_path, ECHO) as model:
@@ -397,6 +398,7 @@ def kill_and_await_the_next(model: Any) -> None:
 
 
 def test_stubs_of_one_model_may_be_on_different_rungs(tmp_path: Path) -> None:
+    needs_the_emulator("its faults")
     caller = Caller()
     group = "instance_group [ { count: 2 } ]"
     with served(tmp_path, ECHO, more=group) as model:

@@ -119,6 +119,8 @@ def test_what_stands_in_the_stubs_environment(tmp_path: Path, parameter: str) ->
     ],
 )
 def test_what_there_is_not_is_refused_when_the_model_is_loaded(tmp_path: Path, text: str, more: str, why: str) -> None:
+    if text.startswith("1") and text != "17":
+        needs_devices(2)
     write_model(tmp_path, SAYS_WHAT_IT_SEES, gpu=False, more=visible(text, more))
     with pytest.raises(tensorferry.Error) as raised:
         tensorferry.Server(tmp_path).close()
