@@ -42,6 +42,9 @@ struct Command {
   std::optional<Cancel> cancel;
 };
 
+// With more under way the thread is awake often anyhow, and what it spins for one is late for
+// others.
+constexpr std::size_t kFewInFlight = 2;
 // By owner, some of which share one.
 constexpr std::size_t kUsualTimes = 64;
 
@@ -137,7 +140,8 @@ struct CompletionPoller::Impl : std::enable_shared_from_this<Impl> {
     UsualTime& usual = usual_time(watch.owner);
     if (done && !*done) {
       watch.not_done_at = now - watch.begin;
-      watch.next = now + nap(*watch.not_done_at, usual.expected());
+      const PollTime spin = active.size() <= kFewInFlight ? usual.spin() : kSpin;
+      watch.next = now + nap(*watch.not_done_at, usual.expected(), spin);
       return false;
     }
     if (done) usual.learn(watch.not_done_at);

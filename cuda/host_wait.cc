@@ -50,7 +50,7 @@ Result<void> wait_on_host(EventHandle event, WaitReason reason, const Deadline& 
                          "the process that had to finish work on the device ended");
     if (passed(deadline))
       return failure(ErrorCode::DeadlineExceeded, "the device was not done in time");
-    const PollTime pause = nap(Clock::now() - begin, PollTime::zero());
+    const PollTime pause = nap(Clock::now() - begin, PollTime::zero(), kSpin);
     if (pause == PollTime::zero())
       ::sched_yield();
     else

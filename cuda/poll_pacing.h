@@ -16,19 +16,20 @@ namespace tensorferry::cuda {
 
 using PollTime = std::chrono::nanoseconds;
 inline constexpr PollTime kSpin = std::chrono::microseconds(20);
+inline constexpr PollTime kLongestSpin = std::chrono::microseconds(100);
 inline constexpr PollTime kShortestNap = std::chrono::microseconds(10);
 inline constexpr PollTime kLongestNap = std::chrono::microseconds(200);
 
 // How long to leave alone what was not done `elapsed` after it began, and is expected to be done
-// soon after `expected`: nothing for as long as we spin.
-constexpr PollTime nap(PollTime elapsed, PollTime expected) noexcept {
-  if (elapsed < expected + kSpin) return PollTime::zero();
+// after `expected` and within `spin` from there: no time for as long as we spin.
+constexpr PollTime nap(PollTime elapsed, PollTime expected, PollTime spin) noexcept {
+  if (elapsed < expected + spin) return PollTime::zero();
   return std::clamp(elapsed / 16, kShortestNap, kLongestNap);
 }
 
 // The least that an owner's work took of late. Too early costs some looks, too late is late: so
 // what begins to take longer is followed by a sixteenth at a time, and what gets shorter by steps
-// that double. One thread learns, any may ask.
+// that double. One thread learns, and asks how long to spin; any may ask for the time.
 class UsualTime {
  public:
   // Until when nobody needs to look.
@@ -36,11 +37,17 @@ class UsualTime {
     const PollTime time(expected_.load(std::memory_order_relaxed));
     return time < kSpin ? PollTime::zero() : time;
   }
+  // For how long it pays to spin from there: where the times differ much, it doesn't.
+  PollTime spin() const noexcept {
+    return 2 * spread_ > kLongestSpin ? kSpin : std::clamp(4 * spread_, kSpin, kLongestSpin);
+  }
   // One was found done, that wasn't yet so long after it began; none where the first look found it
   // done, nobody knows since when.
   void learn(std::optional<PollTime> not_done_at) noexcept {
     PollTime time(expected_.load(std::memory_order_relaxed));
     const PollTime sixteenth = std::max(time / 16, kSpin / 8);
+    const PollTime after = std::max(not_done_at.value_or(time) - time, PollTime::zero());
+    spread_ += (std::min(after, 2 * kLongestSpin) - spread_) / 8;
     if (not_done_at) {
       step_ = PollTime::zero();
       const PollTime nearly = std::clamp(*not_done_at - kSpin / 2, step_, kLongestExpected);
@@ -55,7 +62,9 @@ class UsualTime {
  private:
   static constexpr PollTime kLongestExpected = std::chrono::milliseconds(100);
   std::atomic<PollTime::rep> expected_{0};
+  // The learner's.
   PollTime step_{0};
+  PollTime spread_{0};  // what they take longer than expected
 };
 
 // How late sleeps end here.

@@ -24,7 +24,7 @@ Seen one_wait(UsualTime& usual, PollTime takes) {
   std::optional<PollTime> not_done_at;
   while (now < takes) {
     not_done_at = now;
-    const PollTime pause = nap(now, usual.expected());
+    const PollTime pause = nap(now, usual.expected(), usual.spin());
     naps += pause == PollTime::zero() ? 0 : 1;
     now += std::max<PollTime>(pause, microseconds(1));
   }
@@ -91,6 +91,23 @@ TEST(PollPacing, IsWokenAsMuchEarlierAsSleepsAreLate) {
   EXPECT_NEAR(std::chrono::duration<double>(asked).count(), 940e-6, 1e-6);
   EXPECT_EQ(oversleep.alarm(now, now + microseconds(30)), now + kShortestNap) << "it does sleep";
   EXPECT_EQ(oversleep.alarm(now, now - microseconds(1)), now - microseconds(1)) << "it is late";
+}
+
+TEST(PollPacing, SpinsLongerWhereTheTimesDifferALittle) {
+  UsualTime usual;
+  std::vector<PollTime> late;
+  for (int i = 0; i < 400; ++i) {
+    const Seen seen = one_wait(usual, microseconds(500 + 7 * i % 40));
+    if (i >= 200) late.push_back(seen.late);
+  }
+  std::ranges::nth_element(late, late.begin() + 100);
+  EXPECT_LE(late[100], microseconds(1));
+}
+
+TEST(PollPacing, DoesNotSpinForWhatDiffersMuch) {
+  UsualTime usual;
+  for (int i = 0; i < 400; ++i) one_wait(usual, microseconds(i % 2 == 0 ? 500 : 2000));
+  EXPECT_EQ(usual.spin(), kSpin);
 }
 
 TEST(PollPacing, NeverExpectsMoreThanATenthOfASecond) {

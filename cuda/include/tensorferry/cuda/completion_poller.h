@@ -1,9 +1,9 @@
 // The one thread of a server that looks whether events are done. Nobody else on the path of a
 // request asks the driver that, and nobody waits for it.
 //
-// It sleeps for as long as the owner's events took at least of late, then spins for up to 20 us,
-// then sleeps 10 to 200 us at a time, and without any limit when nothing is in flight
-// (poll_pacing.h).
+// It sleeps for as long as the owner's events took at least of late, then spins for 20 us, for up
+// to 100 with few in flight, then sleeps 10 to 200 us at a time, and without any limit when nothing
+// is in flight (poll_pacing.h).
 #pragma once
 
 #include <tensorferry/cuda/handles.h>
