@@ -98,11 +98,14 @@ class Tensor:
         ordinal = self._ordinal()
         return (1, 0) if ordinal is None else (2, ordinal)
 
-    def __getattr__(self, name: str) -> Any:
-        # Only where it means something: consumers look whether it is there.
-        if name == "__cuda_array_interface__" and self._ordinal() is not None:
-            return _server.cuda_array_interface(self._owner)
-        raise AttributeError(f"'Tensor' object has no attribute '{name}'")
+    # Not by __getattr__: NumPy asks each tensor for what it has not, and that would be a call each time.
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Of a tensor on a GPU; others don't have it, which consumers look for."""
+        if self._ordinal() is None:
+            raise AttributeError("'Tensor' object has no attribute '__cuda_array_interface__'")
+        interface: dict[str, Any] = _server.cuda_array_interface(self._owner)
+        return interface
 
     def __repr__(self) -> str:
         place = "" if self._ordinal() is None else f", device='{self.device}'"
