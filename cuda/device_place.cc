@@ -2,6 +2,7 @@
 
 #include <tensorferry/cuda/chunk.h>
 #include <tensorferry/cuda/device_copy.h>
+#include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/gpu_error.h>
 
 #include <atomic>

@@ -4,13 +4,9 @@
 
 #include <vector>
 
+#include "event_pool.h"
+
 namespace tensorferry::cuda {
-namespace {
-
-// Marks on streams that somebody still looks at, at a time.
-constexpr std::size_t kMarks = 1024;
-
-}  // namespace
 
 Result<DeviceQueue::Parts> DeviceQueue::make(const Device& device,
                                              std::shared_ptr<CompletionPoller> poller) {
@@ -18,72 +14,67 @@ Result<DeviceQueue::Parts> DeviceQueue::make(const Device& device,
   if (!context) return std::unexpected(context.error());
   auto stream = Stream::create(*context);
   if (!stream) return std::unexpected(stream.error());
-  auto events = EventRing::create(*context, kMarks, EventUse::OwnProcess);
-  if (!events) return std::unexpected(events.error());
-  return Parts{std::move(*context), std::move(*stream), std::move(*events), std::move(poller)};
+  auto marks = std::make_shared<EventPool>(*context);
+  return Parts{std::move(*context), std::move(*stream), std::move(marks), std::move(poller)};
 }
 
 // The event stands for all that is on the stream so far; for none, on the device. Under a
 // ContextGuard.
-Result<EventSlot> DeviceQueue::mark(std::optional<StreamHandle> stream) {
-  auto slot = parts_.events->take();
-  if (!slot) return failure(ErrorCode::Unavailable, "too many waits for the device at a time");
-  const EventHandle event = *parts_.events->event(*slot);
+Result<EventHandle> DeviceQueue::mark(std::optional<StreamHandle> stream) {
+  auto event = parts_.marks->take();
+  if (!event) return event;
   auto recorded =
-      stream ? record_used(*parts_.context, event, *stream) : record_all(*parts_.context, event);
-  if (!recorded) {
-    parts_.events->give_back(*slot);
-    return std::unexpected(recorded.error());
-  }
-  return *slot;
+      stream ? record_used(*parts_.context, *event, *stream) : record_all(*parts_.context, *event);
+  if (recorded) return event;
+  parts_.marks->give_back(*event);
+  return std::unexpected(recorded.error());
 }
 
 // A wait takes what the event stands for when it is put on the stream: the event is free again at
 // once.
 Result<void> DeviceQueue::follow(std::optional<StreamHandle> stream) {
   return enqueue([&](StreamHandle ours) -> Result<void> {
-    auto slot = mark(stream);
-    if (!slot) return std::unexpected(slot.error());
-    auto waits = wait_event(ours, *parts_.events->event(*slot));
-    parts_.events->give_back(*slot);
+    auto event = mark(stream);
+    if (!event) return std::unexpected(event.error());
+    auto waits = wait_event(ours, *event);
+    parts_.marks->give_back(*event);
     return waits;
   });
 }
 
 void DeviceQueue::when_done(std::span<const StreamHandle> streams, Done done) {
   // Each stream by a mark of its own: ours must not wait for those of callers.
-  std::vector<EventSlot> marks;
+  std::vector<EventHandle> marks;
   auto marked = enqueue([&](StreamHandle) -> Result<void> {
     for (StreamHandle stream : streams) {
-      auto slot = mark(stream ? std::optional(stream) : std::nullopt);
-      if (!slot) return std::unexpected(slot.error());
-      marks.push_back(*slot);
+      auto event = mark(stream ? std::optional(stream) : std::nullopt);
+      if (!event) return std::unexpected(event.error());
+      marks.push_back(*event);
     }
     return {};
   });
   if (marks.empty() || !marked) {
-    for (const EventSlot& slot : marks) parts_.events->give_back(slot);
+    for (EventHandle event : marks) parts_.marks->give_back(event);
     return done(std::move(marked));
   }
   auto all = std::make_shared<Countdown>(marks.size(), std::move(done));
-  for (const EventSlot& slot : marks) {
-    parts_.poller->watch(*parts_.events->event(slot), 0,
-                         [events = parts_.events, slot, all](Result<void> how) {
-                           events->give_back(slot);
-                           all->part_done(std::move(how));
-                         });
+  for (EventHandle event : marks) {
+    parts_.poller->watch(event, 0, [pool = parts_.marks, event, all](Result<void> how) {
+      pool->give_back(event);
+      all->part_done(std::move(how));
+    });
   }
 }
 
 Result<void> DeviceQueue::wait(WaitReason reason, StreamHandle stream) {
-  Result<EventSlot> slot = failure(ErrorCode::Internal, "nothing was marked");
+  Result<EventHandle> event = nullptr;
   auto marked = enqueue([&](StreamHandle) -> Result<void> {
-    slot = mark(stream);
-    return slot ? Result<void>{} : std::unexpected(slot.error());
+    event = mark(stream);
+    return event ? Result<void>{} : std::unexpected(event.error());
   });
   if (!marked) return marked;
-  auto waited = wait_on_host(*parts_.events->event(*slot), reason);
-  parts_.events->give_back(*slot);
+  auto waited = wait_on_host(*event, reason);
+  parts_.marks->give_back(*event);
   return waited;
 }
 

@@ -14,6 +14,7 @@
 // that we saw it complete.
 #pragma once
 
+#include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/transport/control_socket.h>
 #include <tensorferry/transport/event_slots.h>
 #include <tensorferry/transport/protocol.h>

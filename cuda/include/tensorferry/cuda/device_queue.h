@@ -5,7 +5,6 @@
 #include <tensorferry/cuda/completion_poller.h>
 #include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/device.h>
-#include <tensorferry/cuda/event_ring.h>
 #include <tensorferry/cuda/host_wait.h>
 #include <tensorferry/cuda/stream.h>
 #include <tensorferry/transport/error.h>
@@ -17,6 +16,8 @@
 #include <span>
 
 namespace tensorferry::cuda {
+
+class EventPool;
 
 // Device memory of somebody else's in this process, that is to be copied.
 struct ForeignMemory {
@@ -37,7 +38,7 @@ class DeviceQueue {
   struct Parts {
     ContextPtr context;
     Stream stream;
-    std::shared_ptr<EventRing> events;  // of our own
+    std::shared_ptr<EventPool> marks;
     std::shared_ptr<CompletionPoller> poller;
   };
   // Makes the primary context, if nobody in this process has done so.
@@ -89,7 +90,7 @@ class DeviceQueue {
   ~DeviceQueue() = default;
 
  private:
-  Result<EventSlot> mark(std::optional<StreamHandle> stream);
+  Result<EventHandle> mark(std::optional<StreamHandle> stream);
 
   const Parts parts_;
   std::mutex mutex_;  // the stream's
