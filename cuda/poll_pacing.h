@@ -53,7 +53,7 @@ class UsualTime {
       const PollTime nearly = std::clamp(*not_done_at - kSpin / 2, step_, kLongestExpected);
       time = nearly < time ? nearly : time + std::min((nearly - time) / 4, sixteenth);
     } else {
-      step_ = std::max(2 * step_, std::max(sixteenth, kSpin));
+      step_ = std::clamp(2 * step_, std::max(sixteenth, kSpin), kLongestExpected);
       time -= std::min(step_, time / 2);
     }
     expected_.store(time.count(), std::memory_order_relaxed);

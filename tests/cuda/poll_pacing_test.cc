@@ -110,6 +110,14 @@ TEST(PollPacing, DoesNotSpinForWhatDiffersMuch) {
   EXPECT_EQ(usual.spin(), kSpin);
 }
 
+TEST(PollPacing, WhatIsAlwaysDoneAtOnceIsLookedAtAtOnce) {
+  UsualTime usual;
+  for (int i = 0; i < 1000; ++i) usual.learn(std::nullopt);
+  EXPECT_EQ(usual.expected(), PollTime::zero());
+  waits(usual, std::vector<PollTime>(300, microseconds(500)));
+  EXPECT_GT(usual.expected(), microseconds(300)) << "it still learns";
+}
+
 TEST(PollPacing, NeverExpectsMoreThanATenthOfASecond) {
   UsualTime usual;
   waits(usual, std::vector<PollTime>(500, std::chrono::seconds(2)));
