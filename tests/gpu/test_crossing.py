@@ -149,6 +149,16 @@ def test_one_answer_is_given_on_to_the_next_request_by_one_copy_or_none(tmp_path
         np.testing.assert_array_equal(second.numpy(), first.numpy())
 
 
+# Operations run after so many looks that the poller has not seen the copy done when the message is sent: that orders, too.
+@pytest.mark.emulated(schedulers=("lazy",), variables={"FAKECUDA_POLLS": "200"})
+def test_a_copy_that_nobody_has_seen_done_is_waited_for_by_the_stub(tmp_path: Path) -> None:
+    caller, values = Caller(), ramp()
+    with served(tmp_path, ADDS_ITS_NUMBER) as model:
+        first = model.infer({"IN": caller.given(model, values)})["OUT"]
+        second = model.infer({"IN": first})["OUT"]
+        np.testing.assert_array_equal(second.numpy(), first.numpy())
+
+
 def test_what_was_given_can_not_be_given_again(tmp_path: Path) -> None:
     caller = Caller()
     with served(tmp_path, ADDS_ITS_NUMBER) as model:
