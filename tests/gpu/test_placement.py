@@ -137,6 +137,8 @@ def test_once_warm_the_copy_makes_no_thread_wait(tmp_path: Path) -> None:
         same({name: now.get(name, 0) for name in waits}, dict.fromkeys(waits, 0))
 
 
+# Nothing else that is looked at brings the copy about: see test_crossing.py.
+@pytest.mark.emulated(schedulers=("lazy",), variables={"FAKECUDA_POLLS": "200"})
 def test_memory_that_is_used_again_does_not_change_what_was_sent(tmp_path: Path) -> None:
     body = """
     self.kept.append(tensor)
