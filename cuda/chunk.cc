@@ -29,4 +29,10 @@ Result<std::shared_ptr<Chunk>> Chunk::open(ContextPtr context, ChunkHandle handl
   return open_legacy_chunk(std::move(context), std::get<IpcHandle>(handle), bytes);
 }
 
+std::shared_ptr<Segment> as_segment(SegmentId id, std::shared_ptr<Chunk> chunk) {
+  auto* base = reinterpret_cast<std::byte*>(chunk->base());  // NOLINT(performance-no-int-to-ptr)
+  const std::size_t bytes = chunk->bytes();
+  return Segment::adopt(id, base, bytes, std::move(chunk));
+}
+
 }  // namespace tensorferry::cuda

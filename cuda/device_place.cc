@@ -23,8 +23,7 @@ class OwnEvents final : public DeviceEvents {
     if (!ring_) return texts;
     auto exported = ring_->export_handles();
     if (!exported) return std::unexpected(exported.error());
-    for (const IpcHandle& handle : *exported)
-      texts.emplace_back(reinterpret_cast<const char*>(handle.data()), handle.size());
+    for (const IpcHandle& handle : *exported) texts.emplace_back(as_text(handle));
     return texts;
   }
   std::size_t size() const noexcept override { return ring_ ? ring_->size() : 0; }
@@ -60,12 +59,6 @@ class OpenedEvents final : public PeerDeviceEvents {
   const std::unique_ptr<PeerEvents> events_;
 };
 
-std::shared_ptr<Segment> adopt(SegmentId id, std::shared_ptr<Chunk> chunk) {
-  auto* base = reinterpret_cast<std::byte*>(chunk->base());  // NOLINT(performance-no-int-to-ptr)
-  const std::size_t bytes = chunk->bytes();
-  return Segment::adopt(id, base, bytes, std::move(chunk));
-}
-
 bool is_being_captured(const PrimaryContext& context, StreamHandle stream) {
   auto guard = ContextGuard::enter(context);
   return guard && is_capturing(stream).value_or(false);
@@ -82,15 +75,14 @@ std::string_view GpuPlace::uuid() const noexcept {
 Result<std::shared_ptr<Segment>> GpuPlace::make_segment(SegmentId id, std::size_t bytes) {
   auto chunk = Chunk::create(context(), bytes, rung_.mode);
   if (!chunk) return std::unexpected(chunk.error());
-  return adopt(id, std::move(*chunk));
+  return as_segment(id, std::move(*chunk));
 }
 
 Result<DeviceHandle> GpuPlace::export_segment(const Segment& segment) {
   auto handle = static_cast<const Chunk*>(segment.keeper().get())->export_handle();
   if (!handle) return std::unexpected(handle.error());
   if (auto* fd = std::get_if<UniqueFd>(&*handle)) return DeviceHandle{std::move(*fd), {}};
-  const auto& bytes = std::get<IpcHandle>(*handle);
-  return DeviceHandle{{}, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
+  return DeviceHandle{{}, std::string(as_text(std::get<IpcHandle>(*handle)))};
 }
 
 Result<std::shared_ptr<Segment>> GpuPlace::open_segment(SegmentId id, DeviceHandle handle,
@@ -104,7 +96,7 @@ Result<std::shared_ptr<Segment>> GpuPlace::open_segment(SegmentId id, DeviceHand
   }
   auto chunk = Chunk::open(context(), std::move(opened), bytes);
   if (!chunk) return std::unexpected(chunk.error());
-  return adopt(id, std::move(*chunk));
+  return as_segment(id, std::move(*chunk));
 }
 
 // ----------------------------------------------------------------------------------------- events

@@ -50,7 +50,8 @@ class UsualTime {
     spread_ += (std::min(after, 2 * kLongestSpin) - spread_) / 8;
     if (not_done_at) {
       step_ = PollTime::zero();
-      const PollTime nearly = std::clamp(*not_done_at - kSpin / 2, step_, kLongestExpected);
+      const PollTime nearly =
+          std::clamp(*not_done_at - kSpin / 2, PollTime::zero(), kLongestExpected);
       time = nearly < time ? nearly : time + std::min((nearly - time) / 4, sixteenth);
     } else {
       step_ = std::clamp(2 * step_, std::max(sixteenth, kSpin), kLongestExpected);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstring>
+#include <random>
 
 #include "owned_event.h"
 
@@ -76,6 +77,11 @@ class Prober {
 };
 
 }  // namespace
+
+std::uint64_t probe_seed() {
+  std::random_device random;
+  return std::uint64_t{random()} << 32 | random();
+}
 
 void fill_pattern(std::span<std::byte> bytes, std::uint64_t seed) noexcept {
   for (std::size_t at = 0; at < bytes.size(); at += sizeof seed) {

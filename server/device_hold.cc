@@ -1,5 +1,7 @@
 #include "device_hold.h"
 
+#include <tensorferry/transport/protocol.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -8,6 +10,12 @@ namespace tensorferry::server {
 DeviceHold::~DeviceHold() {
   if (streams_.empty() || !home_.is_here()) return;
   gpu_->when_done(streams_, [memory = std::move(memory_)](Result<void>) {});
+}
+
+Result<Buffer> DeviceHold::allocate(const GpuArena& arena, std::size_t bytes) {
+  if (bytes == 0) return Buffer::shared(nullptr, 0, nullptr, arena.gpu->name());
+  auto buffer = arena.blocks->allocate(std::max(bytes, protocol::kInlineBelowBytes));
+  return buffer ? wrap(arena.gpu, *buffer, bytes) : std::move(buffer);
 }
 
 Buffer DeviceHold::wrap(std::shared_ptr<Gpu> gpu, const Buffer& buffer, std::size_t bytes) {

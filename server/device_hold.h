@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "gpu.h"
+#include "gpu_arenas.h"
 
 namespace tensorferry::server {
 
@@ -27,6 +27,9 @@ class DeviceHold final : public BufferHolder {
   static DeviceHold* of(const Buffer& buffer) noexcept {
     return buffer.is_cpu() ? nullptr : dynamic_cast<DeviceHold*>(buffer.holder().get());
   }
+  // Memory of the arena's. A page at least, so that what is handed out is aligned for whatever a
+  // framework does with it; none for no bytes.
+  static Result<Buffer> allocate(const GpuArena& arena, std::size_t bytes);
   static Buffer wrap(std::shared_ptr<Gpu> gpu, const Buffer& buffer, std::size_t bytes);
 
   const std::shared_ptr<BufferHolder>& memory() const noexcept { return memory_; }

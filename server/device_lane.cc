@@ -13,7 +13,7 @@ constexpr std::size_t kEvents = 256;
 std::vector<std::string_view> views(const std::vector<cuda::IpcHandle>& handles) {
   std::vector<std::string_view> result;
   result.reserve(handles.size());
-  for (const cuda::IpcHandle& handle : handles) result.push_back(as_text(handle));
+  for (const cuda::IpcHandle& handle : handles) result.push_back(cuda::as_text(handle));
   return result;
 }
 
@@ -94,7 +94,7 @@ Result<void> DeviceLane::send_step(ControlSocket& socket, DeviceProbe::Step step
   message.bytes = step.trial->chunk_bytes;
   if (auto* fd = std::get_if<UniqueFd>(&step.trial->chunk))
     return socket.send(message, fd->get(), deadline);
-  message.handle = as_text(std::get<cuda::IpcHandle>(step.trial->chunk));
+  message.handle = cuda::as_text(std::get<cuda::IpcHandle>(step.trial->chunk));
   return socket.send(message, -1, deadline);
 }
 
@@ -105,7 +105,7 @@ Result<void> DeviceLane::announce(ControlSocket& socket, const Segment& segment,
   if (!handle) return std::unexpected(handle.error());
   protocol::DeviceSegment message{segment.id(), role, gpu().name(), segment.bytes(), reply_to, {}};
   if (auto* fd = std::get_if<UniqueFd>(&*handle)) return socket.send(message, fd->get(), deadline);
-  message.handle = as_text(std::get<cuda::IpcHandle>(*handle));
+  message.handle = cuda::as_text(std::get<cuda::IpcHandle>(*handle));
   return socket.send(message, -1, deadline);
 }
 

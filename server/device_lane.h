@@ -47,6 +47,7 @@ class DeviceLane {
 
   Gpu& gpu() const noexcept { return *arena_.gpu; }
   const std::shared_ptr<Gpu>& gpu_ptr() const noexcept { return arena_.gpu; }
+  const GpuArena& gpu_arena() const noexcept { return arena_; }
   HostArena& arena() const noexcept { return *arena_.blocks; }
   GpuSharing& sharing() const noexcept { return *arena_.sharing; }
 

@@ -1,26 +1,14 @@
 #include "device_probe.h"
 
-#include <random>
 #include <string>
 #include <utility>
 
 namespace tensorferry::server {
 namespace {
 
-// For one half of the probe, on a machine that has much else to do.
-constexpr std::chrono::seconds kPatience{5};
 constexpr std::size_t kLongestReason = 300;
 
-std::uint64_t random_seed() {
-  std::random_device random;
-  return std::uint64_t{random()} << 32 | random();
-}
-
 }  // namespace
-
-std::string_view as_text(const cuda::IpcHandle& handle) noexcept {
-  return {reinterpret_cast<const char*>(handle.data()), handle.size()};
-}
 
 Result<DeviceProbe::Step> DeviceProbe::next(const protocol::ProbeReport& report,
                                             const std::function<bool()>& given_up) {
@@ -57,15 +45,15 @@ Result<DeviceProbe::Step::Trial> DeviceProbe::begin(const cuda::Attempt& attempt
   auto stream = cuda::Stream::create(chunk.context());
   if (!stream) return std::unexpected(stream.error());
   Step::Trial trial{std::move(*handle), chunk.bytes(), sharing_.next_probe_offset(), 0};
-  Trying trying{std::move(*stream), {chunk.base() + trial.offset, {}}, random_seed(), {}};
+  Trying trying{std::move(*stream), {chunk.base() + trial.offset, {}}, cuda::probe_seed(), {}};
   if (attempt.events) {
     trying.slot = to_stub_->take();
     if (!trying.slot) return failure(ErrorCode::Unavailable, "all events are under way");
     trial.slot = trying.slot->index;
     trying.place.events = cuda::ProbeEvents{*to_stub_->event(*trying.slot), from_stub_->at(0)};
   }
-  auto begun =
-      cuda::begin_probe(trying.stream, trying.place, trying.seed, Clock::now() + kPatience);
+  auto begun = cuda::begin_probe(trying.stream, trying.place, trying.seed,
+                                 Clock::now() + cuda::kProbePatience);
   if (!begun) return std::unexpected(begun.error());
   trying_ = std::move(trying);
   return trial;
@@ -79,7 +67,8 @@ Result<void> DeviceProbe::judge(const protocol::ProbeReport& report,
     went = failure(ErrorCode::Unavailable, std::string(report.error.substr(0, kLongestReason)));
   } else {
     went = cuda::check_probe(trying_->stream, trying_->place, trying_->seed,
-                             {report.seen, report.seed}, Clock::now() + kPatience, given_up);
+                             {report.seen, report.seed}, Clock::now() + cuda::kProbePatience,
+                             given_up);
   }
   if (trying_->slot) went ? to_stub_->give_back(*trying_->slot) : to_stub_->retire(*trying_->slot);
   return went;

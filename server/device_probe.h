@@ -19,8 +19,6 @@
 
 namespace tensorferry::server {
 
-std::string_view as_text(const cuda::IpcHandle& handle) noexcept;
-
 // For the thread that reads the stub's control socket.
 class DeviceProbe {
  public:

@@ -6,8 +6,7 @@ Result<std::shared_ptr<Segment>> make_device_segment(SegmentId id, Gpu& gpu, std
                                                      cuda::ShareMode mode) {
   auto chunk = cuda::Chunk::create(gpu.context(), bytes, mode);
   if (!chunk) return std::unexpected(chunk.error());
-  auto* data = reinterpret_cast<std::byte*>((*chunk)->base());
-  return Segment::adopt(id, data, (*chunk)->bytes(), *chunk);
+  return cuda::as_segment(id, std::move(*chunk));
 }
 
 const cuda::Chunk& chunk_of(const Segment& segment) {

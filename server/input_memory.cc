@@ -20,16 +20,13 @@ Result<Buffer> InputMemory::allocate(std::size_t bytes) {
   return buffer;
 }
 
-// A page at least, so that what is handed out is aligned for whatever the framework does with it.
 Result<Buffer> InputMemory::allocate(std::size_t bytes, const Device& device) {
   if (device.kind != DeviceKind::Cuda) return allocate(bytes);
   if (auto here = home_.check(model_); !here) return std::unexpected(here.error());
   auto arena = gpus_->open(device.id);
   if (!arena) return std::unexpected(in_model(arena.error()));
-  if (bytes == 0) return Buffer::shared(nullptr, 0, nullptr, device);
-  auto buffer = arena->blocks->allocate(std::max(bytes, protocol::kInlineBelowBytes));
-  if (!buffer) return std::unexpected(in_model(buffer.error()));
-  return DeviceHold::wrap(arena->gpu, *buffer, bytes);
+  auto buffer = DeviceHold::allocate(*arena, bytes);
+  return buffer ? std::move(buffer) : std::unexpected(in_model(buffer.error()));
 }
 
 Error InputMemory::in_model(Error error) const {

@@ -173,7 +173,6 @@ class StubLink : public std::enable_shared_from_this<StubLink>,
     Buffer data;
   };
   Result<void> place_on_gpu(const Batch& batch);
-  static Result<Buffer> room_on(const DeviceLane& lane, std::size_t bytes);
   Result<void> copy_placed(Gpu& gpu);
   // What is sent of an input.
   const Buffer& data_of(const Tensor& input) const noexcept;

@@ -67,8 +67,7 @@ void StubLink::close_lanes(const Error& why) {
     std::optional<LeaseBook::Range> range;
     {
       std::scoped_lock lock(mutex_);
-      range = lent_.find(lease);
-      lent_.take_back(lease);
+      range = lent_.take(lease);
     }
     std::vector<Awaited> ready;
     if (loan.ready) ready.push_back({loan.lane, *loan.ready, true});
@@ -230,8 +229,7 @@ Result<void> StubLink::release_device(const protocol::LeaseRelease& release) {
     if (it == device_loans_.end()) return {};  // close() has seen to it
     loan = std::move(it->second);
     device_loans_.erase(it);
-    block = lent_.find(release.lease).value().block;
-    lent_.take_back(release.lease);
+    block = lent_.take(release.lease).value().block;
   }
   auto events = take_events(release.after);
   if (!events) return std::unexpected(events.error());

@@ -1,8 +1,6 @@
 // Inputs that the config places on the GPU of the instance: copied when the batch is sent, since
 // only then it is known which instance runs it. The request keeps the original, so that a batch
 // that goes back can be sent to an instance on another GPU. Everything here is under send_mutex_.
-#include <tensorferry/cuda/device_copy.h>
-
 #include <algorithm>
 
 #include "device_hold.h"
@@ -33,35 +31,24 @@ Result<void> StubLink::place_on_gpu(const Batch& batch) {
   auto lane = open_lane(options_.gpu);
   if (!lane) return std::unexpected(lane.error());
   for (const Tensor* input : wanted) {
-    auto buffer = room_on(**lane, input->data.size());
+    auto buffer = DeviceHold::allocate((*lane)->gpu_arena(), input->data.size());
     if (!buffer) return std::unexpected(buffer.error());
     placed_.push_back({input, std::move(*buffer)});
   }
   return copy_placed((*lane)->gpu());
 }
 
-Result<Buffer> StubLink::room_on(const DeviceLane& lane, std::size_t bytes) {
-  if (bytes == 0) return Buffer::shared(nullptr, 0, nullptr, lane.gpu().name());
-  auto buffer = lane.arena().allocate(std::max(bytes, protocol::kInlineBelowBytes));
-  return buffer ? DeviceHold::wrap(lane.gpu_ptr(), *buffer, bytes) : std::move(buffer);
-}
-
 // Both ends of the copies are held until they are done, whatever becomes of the batch.
 Result<void> StubLink::copy_placed(Gpu& gpu) {
   std::vector<std::shared_ptr<BufferHolder>> ends;
-  auto copied = gpu.enqueue([&](cuda::StreamHandle ours) -> Result<void> {
-    for (const PlacedInput& placed : placed_) {
-      const std::span<const std::byte> from = placed.input->data.bytes();
-      if (auto put = cuda::copy_async(cuda::device_ptr(placed.data.bytes().data()),
-                                      cuda::device_ptr(from.data()), from.size(), ours,
-                                      CopyKind::HostToDevice);
-          !put)
-        return put;
-      ends.push_back(placed.input->data.holder());
-      ends.push_back(placed.data.holder());
-    }
-    return {};
-  });
+  Result<void> copied;
+  for (const PlacedInput& placed : placed_) {
+    copied =
+        gpu.put_to_device(cuda::device_ptr(placed.data.bytes().data()), placed.input->data.bytes());
+    if (!copied) break;
+    ends.push_back(placed.input->data.holder());
+    ends.push_back(placed.data.holder());
+  }
   const cuda::StreamHandle stream = gpu.stream();
   gpu.when_done(std::span(&stream, 1), [ends = std::move(ends)](Result<void>) {});
   return copied;

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "device_copies.h"
 #include "device_hold.h"
 #include "stub_link.h"
 
@@ -43,12 +42,11 @@ Result<void> StubLink::unstage(const protocol::ResponseRecord& record, Response&
     if (record.outputs[i].device.kind != DeviceKind::Cuda || !data.is_cpu() || data.size() == 0)
       continue;
     auto lane = find_lane(record.outputs[i].device);
-    auto room = lane->arena().allocate(std::max(data.size(), protocol::kInlineBelowBytes));
+    auto room = DeviceHold::allocate(lane->gpu_arena(), data.size());
     copied = room ? lane->gpu().put_to_device(cuda::device_ptr(room->bytes().data()), data.bytes())
                   : std::unexpected(room.error());
     if (!copied) break;
-    const std::size_t bytes = data.size();
-    staged.push_back(std::exchange(data, DeviceHold::wrap(lane->gpu_ptr(), *room, bytes)));
+    staged.push_back(std::exchange(data, std::move(*room)));
     if (std::ranges::find(lanes, lane) == lanes.end()) lanes.push_back(std::move(lane));
   }
   for (const auto& lane : lanes) {

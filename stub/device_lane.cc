@@ -67,8 +67,7 @@ void DeviceLane::enter(DeviceUse& use) {
 Result<std::shared_ptr<Segment>> DeviceLane::grow_alone(std::size_t bytes) {
   auto chunk = cuda::Chunk::create(local_->context(), bytes, cuda::ShareMode::LegacyIpc);
   if (!chunk) return std::unexpected(chunk.error());
-  auto* base = reinterpret_cast<std::byte*>((*chunk)->base());
-  return Segment::adopt(++own_segments_, base, (*chunk)->bytes(), *chunk);
+  return cuda::as_segment(++own_segments_, std::move(*chunk));
 }
 
 Result<std::shared_ptr<Segment>> DeviceLane::grow(std::size_t bytes) {
@@ -76,8 +75,7 @@ Result<std::shared_ptr<Segment>> DeviceLane::grow(std::size_t bytes) {
   if (!closed) return std::unexpected(closed.error());
   auto chunk = cuda::Chunk::open(local_->context(), std::move(closed->handle), closed->bytes);
   if (!chunk) return std::unexpected(chunk.error());
-  auto* base = reinterpret_cast<std::byte*>((*chunk)->base());
-  return Segment::adopt(closed->id, base, closed->bytes, std::move(*chunk));
+  return cuda::as_segment(closed->id, std::move(*chunk));
 }
 
 Result<std::byte*> DeviceLane::address(SegmentId id, std::uint64_t offset, std::uint64_t bytes) {

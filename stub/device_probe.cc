@@ -1,13 +1,9 @@
 #include "device_probe.h"
 
-#include <random>
 #include <utility>
 
 namespace tensorferry::stub {
 namespace {
-
-// As the server's.
-constexpr std::chrono::seconds kPatience{5};
 
 // A stream that waits for an event which never comes is at work on the memory for good: neither
 // can be given back.
@@ -67,9 +63,8 @@ TrialOutcome DeviceProbe::run(ProbeTrial& trial) {
   }
   chunk_ = std::move(*chunk);
   stream_ = std::move(*stream);
-  std::random_device random;
-  const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
-  return cuda::answer_probe(*stream_, place, seed, Clock::now() + kPatience);
+  return cuda::answer_probe(*stream_, place, cuda::probe_seed(),
+                            Clock::now() + cuda::kProbePatience);
 }
 
 }  // namespace tensorferry::stub

@@ -94,8 +94,7 @@ void Endpoint::Impl::void_loans() {
     std::optional<LeaseBook::Range> range;
     {
       std::scoped_lock lock(mutex);
-      range = lent.find(lease);
-      lent.take_back(lease);
+      range = lent.take(lease);
     }
     if (!range) continue;
     auto release = [self = shared_from_this(), range](Result<void>) {

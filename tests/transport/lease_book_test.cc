@@ -33,6 +33,16 @@ TEST_F(LeaseBookTest, AHoldThatIsTakenOverGoesWithItsLease) {
   EXPECT_EQ(arena.bytes_in_use(), 0u);
 }
 
+TEST_F(LeaseBookTest, WhatIsTakenSaysWhatItWas) {
+  const auto lent = range();
+  const std::uint64_t lease = book.lend_held(lent);
+  const auto taken = book.take(lease);
+  ASSERT_TRUE(taken);
+  EXPECT_EQ(taken->block, lent.block);
+  EXPECT_FALSE(book.take(lease));
+  EXPECT_TRUE(arena.release(taken->block));
+}
+
 TEST_F(LeaseBookTest, ALeaseThatIsTakenBackLeavesItsHoldToTheCaller) {
   const auto lent = range();
   const std::uint64_t lease = book.lend_held(lent);

@@ -11,6 +11,7 @@
 #include <tensorferry/cuda/context.h>
 #include <tensorferry/cuda/handles.h>
 #include <tensorferry/transport/error.h>
+#include <tensorferry/transport/segment.h>
 #include <tensorferry/transport/unique_fd.h>
 
 #include <cstddef>
@@ -69,5 +70,8 @@ class Chunk {
   std::size_t bytes_;
   ShareMode mode_;
 };
+
+// What an Arena manages: the segment is the chunk's bytes, and holds it.
+std::shared_ptr<Segment> as_segment(SegmentId id, std::shared_ptr<Chunk> chunk);
 
 }  // namespace tensorferry::cuda

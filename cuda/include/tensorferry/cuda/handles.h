@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 struct CUctx_st;
 struct CUevent_st;
@@ -20,6 +21,11 @@ using StreamHandle = CUstream_st*;
 using DevicePtr = std::uint64_t;
 // An exported allocation or event: opaque bytes that any channel may carry.
 using IpcHandle = std::array<std::byte, 64>;
+
+// The same bytes, valid as long as the handle.
+inline std::string_view as_text(const IpcHandle& handle) noexcept {
+  return {reinterpret_cast<const char*>(handle.data()), handle.size()};
+}
 
 inline DevicePtr device_ptr(const void* address) noexcept {
   return reinterpret_cast<std::uintptr_t>(address);

@@ -15,6 +15,7 @@
 #include <tensorferry/transport/deadline.h>
 #include <tensorferry/transport/error.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -24,6 +25,8 @@
 namespace tensorferry::cuda {
 
 inline constexpr std::size_t kProbeBytes = 4096;
+// For each half, on a machine that has much else to do.
+inline constexpr std::chrono::seconds kProbePatience{5};
 
 // The events that carry the order: the server records `ready`, the stub `done`.
 struct ProbeEvents {
@@ -42,6 +45,8 @@ struct ProbeAnswer {
   std::uint64_t seed = 0;  // of the pattern that was written
 };
 
+// One that the other side can't guess.
+std::uint64_t probe_seed();
 // The bytes that a seed stands for, and the checksum of any.
 void fill_pattern(std::span<std::byte> bytes, std::uint64_t seed) noexcept;
 std::uint64_t checksum(std::span<const std::byte> bytes) noexcept;

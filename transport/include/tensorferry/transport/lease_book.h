@@ -53,9 +53,14 @@ class LeaseBook {
     leases_.erase(it);
     return true;
   }
-  // A lease that the peer was never told of: the hold is the caller's again. False when it isn't
-  // lent.
-  bool take_back(std::uint64_t lease) { return leases_.erase(lease) != 0; }
+  // The hold is the caller's again: of a lease that the peer was never told of, or that ends later
+  // than it is given back. None where it isn't lent.
+  std::optional<Range> take(std::uint64_t lease) {
+    auto node = leases_.extract(lease);
+    return node ? std::optional(node.mapped()) : std::nullopt;
+  }
+  // The same; false where it isn't lent.
+  bool take_back(std::uint64_t lease) { return take(lease).has_value(); }
   // The peer is dead: everything is given back.
   void clear() {
     for (const auto& [lease, range] : leases_) of(range).release(range.block);
