@@ -16,6 +16,7 @@ import pytest
 from dlpack_consumers import DTYPES
 from emulated import on_the_machines_driver
 from numpy.typing import NDArray
+from site_of_models import until
 
 import tensorferry
 
@@ -108,6 +109,17 @@ def write_model(
     (folder / name / "1" / "model.py").write_text(MODEL % {"gpu": gpu} + method + "\n")
 
 
+# 7s at the beginning of a copy, by a stream of the model's.
+MARKS_A_COPY = """
+out = pb_utils.empty(tensor.shape(), "float32", device="cuda:0")
+there, view = self.gpu.view(out), self.gpu.view(tensor)
+self.gpu.copy(there, view, tensor.shape()[0])
+self.gpu.fill(there, 7, 3)
+del there, view
+return Response([Tensor.from_dlpack("OUT", out)])
+"""
+
+
 @contextmanager
 def served(folder: Path, body: str, **options: Any) -> Iterator[Any]:
     """The model, on a server of its own."""
@@ -181,6 +193,10 @@ class Caller:
 
 def ramp(start: float = 0, count: int = COUNT) -> NDArray[np.float32]:
     return np.arange(start, start + count, dtype=np.float32)
+
+
+def await_ready(model: Any) -> None:
+    until(model.ready, 30)
 
 
 def needs_the_emulator(what: str) -> None:

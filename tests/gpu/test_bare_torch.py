@@ -5,12 +5,10 @@ Kernels compute nothing there; copies and fills do. Runs where torch is installe
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from channel_worker import worker
 from device_model import same
 
 from tensorferry import _transport
@@ -32,23 +30,6 @@ def answers_on_a_side_stream(end: Channel) -> None:
             end.send({"x": tensors.pop("x"), "copy": copy, "d2d": torch.tensor(_transport.device_counts()["d2d"])})
 
 
-@contextmanager
-def worker() -> Iterator[Channel]:
-    here, there = Channel.pair()
-    process = multiprocessing.get_context("spawn").Process(target=answers_on_a_side_stream, args=(there,), daemon=True)
-    process.start()
-    there.close()
-    try:
-        yield here
-        here.close()
-        process.join(60)
-        same(process.exitcode, 0)
-    finally:
-        here.close()
-        process.kill()
-        process.join()
-
-
 def exchanged(end: Channel, number: int) -> dict[str, Any]:
     x = end.empty(6000, "float32", device="cuda:0")
     torch.from_dlpack(x).copy_(torch.arange(6000, dtype=torch.float32) + number)
@@ -59,7 +40,7 @@ def exchanged(end: Channel, number: int) -> dict[str, Any]:
 
 
 def test_torch_fills_copies_and_reads_memory_of_an_end_on_streams_of_its_own() -> None:
-    with worker() as here:
+    with worker(answers_on_a_side_stream) as (here, _):
         for number in range(4):
             before = _transport.device_counts()["d2d"]
             answer = exchanged(here, number)
@@ -72,7 +53,7 @@ def test_torch_fills_copies_and_reads_memory_of_an_end_on_streams_of_its_own() -
 
 
 def test_torchs_tensors_cross_whatever_their_type() -> None:
-    with worker() as here:
+    with worker(answers_on_a_side_stream) as (here, _):
         for dtype in (torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float8_e4m3fn):
             sent = torch.zeros((4, 5), device="cuda", dtype=dtype)
             here.send({"x": sent})

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from channel_worker import worker
 from device_model import COUNT, Caller, Driver, needs_devices, ramp, same, since
+from site_of_models import until
 
 from tensorferry import _transport
 from tensorferry.transport import Channel, TransportError
@@ -25,33 +24,6 @@ pytestmark = pytest.mark.emulated
 WAITS = ("stream_syncs", "event_syncs", "context_syncs", "implicit_syncs", "stream_queries")
 OPENS = ("ipc_memory_opens", "ipc_memory_closes", "ipc_event_opens", "maps", "unmaps", "fd_imports", "fd_exports",
          "events_created", "streams_created", "contexts_created")  # fmt: skip
-
-Worker = Callable[[Channel], None]
-
-
-@contextmanager
-def worker(target: Worker, method: str = "spawn", ends_well: bool = True, **variables: str) -> Iterator[tuple[Channel, Any]]:
-    """A process that runs `target` on the other end until that is closed."""
-    here, there = Channel.pair()
-    process = multiprocessing.get_context(method).Process(target=target, args=(there,), daemon=True)
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    there.close()
-    try:
-        yield here, process
-        here.close()
-        if ends_well:
-            process.join(60)
-            same(process.exitcode, 0)
-    finally:
-        here.close()
-        process.kill()
-        process.join()
 
 
 def received(end: Channel) -> dict[str, Any]:
@@ -326,9 +298,7 @@ def test_what_a_dead_peer_held_is_free() -> None:
         assert here.bytes_in_use > 0
         process.kill()
         same(here.recv(timeout=60), None)
-        give_up = time.monotonic() + 20
-        while here.bytes_in_use and time.monotonic() < give_up:
-            time.sleep(0.01)
+        until(lambda: here.bytes_in_use == 0)
         same(here.bytes_in_use, 0)
 
 

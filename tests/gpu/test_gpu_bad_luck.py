@@ -6,13 +6,13 @@ import gc
 import os
 import signal
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from device_model import Caller, pid_of, ramp, same, served
+from device_model import Caller, await_ready, pid_of, ramp, same, served
+from site_of_models import until
 
 import tensorferry
 from tensorferry import errors
@@ -36,16 +36,8 @@ def in_use(model: Any) -> int:
 def await_home(model: Any) -> None:
     """Until nobody holds anything of the model's arena on the device."""
     gc.collect()
-    give_up = time.monotonic() + 20
-    while in_use(model) and time.monotonic() < give_up:
-        time.sleep(0.01)
+    until(lambda: in_use(model) == 0)
     same(in_use(model), 0)
-
-
-def await_ready(model: Any) -> None:
-    give_up = time.monotonic() + 30
-    while not model.ready() and time.monotonic() < give_up:
-        time.sleep(0.01)
 
 
 def test_a_stub_that_is_killed_at_work_costs_its_request_and_keeps_no_memory(tmp_path: Path) -> None:
@@ -73,9 +65,7 @@ def test_answers_outlive_the_stub_that_made_them(tmp_path: Path) -> None:
     with served(tmp_path, ECHO) as model:
         kept = [model.infer({"IN": caller.given(model, ramp(n))})["OUT"] for n in range(3)]
         os.kill(pid_of(model), signal.SIGKILL)
-        give_up = time.monotonic() + 20
-        while model.server.statistics()["m"]["instances"][0]["restarts"] == 0 and time.monotonic() < give_up:
-            time.sleep(0.01)
+        until(lambda: model.server.statistics()["m"]["instances"][0]["restarts"] > 0)
         await_ready(model)
         later = model.infer({"IN": caller.given(model, ramp(9))})["OUT"]
         for n, answer in enumerate(kept):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from device_model import COUNT, Caller, Driver, copies, pid_of, ramp, same, served, since, write_model
+from site_of_models import until
 
 import tensorferry
 from tensorferry import _server
@@ -38,16 +38,9 @@ def statistics(model: Any, name: str = "m") -> dict[str, Any]:
     return found
 
 
-def until(what: Any) -> None:
-    give_up = time.monotonic() + 30
-    while not what() and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert what()
-
-
 def await_pinned(model: Any) -> None:
     """Until all of its host arena is."""
-    until(lambda: statistics(model)["arena_pinned_bytes"] == statistics(model)["arena_bytes"] > 0)
+    assert until(lambda: statistics(model)["arena_pinned_bytes"] == statistics(model)["arena_bytes"] > 0, 30)
 
 
 def warm(model: Any, caller: Caller) -> None:
@@ -104,7 +97,7 @@ def test_memory_that_comes_later_is_pinned_too_and_what_goes_is_not(tmp_path: Pa
         await_pinned(model)
         del held
         gc.collect()
-        until(lambda: statistics(model)["arena_bytes"] <= KEPT)
+        assert until(lambda: statistics(model)["arena_bytes"] <= KEPT, 30)
         await_pinned(model)
         now = since(before, driver.counters())
         assert now["host_registers"] > 0, now
@@ -147,7 +140,7 @@ def test_a_stub_that_dies_while_it_reads_takes_nothing_along(tmp_path: Path) -> 
         warm(model, caller)
         with pytest.raises(tensorferry.errors.StubDied):
             model.infer({"IN": caller.given(model, ramp(0, COUNT + 1))})
-        until(model.ready)
+        assert until(model.ready, 30)
         np.testing.assert_array_equal(np.asarray(model.infer({"IN": caller.given(model, ramp())})["OUT"]), ramp() * 2)
         gc.collect()
         model.infer({"IN": caller.given(model, ramp())})
@@ -163,7 +156,7 @@ def test_a_request_that_is_cancelled_while_its_input_is_on_its_way_is_over(tmp_p
             future = model.infer_async({"IN": caller.given(model, ramp(start))})
             future.cancel()
         np.testing.assert_array_equal(np.asarray(model.infer({"IN": caller.given(model, ramp())})["OUT"]), ramp() * 2)
-        until(lambda: statistics(model)["in_flight"] == 0)
+        assert until(lambda: statistics(model)["in_flight"] == 0, 30)
 
 
 def test_a_fork_of_the_servers_process_keeps_its_arrays_and_the_parent_its_pins(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from device_model import COUNT, Caller, Driver, copies, needs_devices, ramp, same, served, since, write_model
+from device_model import COUNT, MARKS_A_COPY, Caller, Driver, copies, needs_devices, ramp, same, served, since, write_model
+from site_of_models import until
 
 import tensorferry
 
@@ -17,15 +17,7 @@ pytestmark = pytest.mark.emulated(devices=2)
 
 BYTES = 4 * COUNT
 ON_CPU = 'assert tensor.is_cpu()\nreturn Response([Tensor("OUT", tensor.as_numpy() + 1)])'
-ON_GPU = """
-assert not tensor.is_cpu()
-out = pb_utils.empty(tensor.shape(), "float32", device="cuda:0")
-there, view = self.gpu.view(out), self.gpu.view(tensor)
-self.gpu.copy(there, view, tensor.shape()[0])
-self.gpu.fill(there, 7, 3)
-del there, view
-return Response([Tensor.from_dlpack("OUT", out)])
-"""
+ON_GPU = "assert not tensor.is_cpu()" + MARKS_A_COPY
 
 
 def placed(text: str, more: str = "") -> str:
@@ -147,9 +139,7 @@ def test_memory_that_is_used_again_does_not_change_what_was_sent(tmp_path: Path)
     with served(tmp_path, body, gpu=False, more=placed("IN=gpu")) as model:
         model.empty((COUNT,), np.float32, device="cuda:0")  # the first use of a GPU
         model.empty((COUNT,), np.float32)
-        give_up = time.monotonic() + 30
-        while not model.server.statistics()["m"]["arena_pinned_bytes"] and time.monotonic() < give_up:
-            time.sleep(0.01)
+        until(lambda: model.server.statistics()["m"]["arena_pinned_bytes"], 30)
         for start in range(4):
             given = model.empty((COUNT,), np.float32)
             given[:] = ramp(start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from device_model import Caller, Driver, needs_the_emulator, pid_of, ramp, same, served
+from device_model import Caller, Driver, await_ready, needs_the_emulator, pid_of, ramp, same, served
+from site_of_models import until
 
 import tensorferry
 from tensorferry import _server, errors
@@ -98,14 +98,12 @@ def cost_of(model: Any, ask: Any) -> tuple[Any, dict[str, int], dict[str, int]]:
 
 
 def await_pinned(model: Any) -> None:
-    give_up = time.monotonic() + 20
-    while time.monotonic() < give_up:
+    def is_pinned() -> bool:
         statistics = model.server.statistics()["m"]
         refused = counted(os.getpid(), "pinned_segments", "outcome").get("refused")
-        if statistics["arena_pinned_bytes"] == statistics["arena_bytes"] or refused:
-            return
-        time.sleep(0.01)
-    raise AssertionError(statistics)
+        return statistics["arena_pinned_bytes"] == statistics["arena_bytes"] or bool(refused)
+
+    assert until(is_pinned), model.server.statistics()["m"]
 
 
 # ----------------------------------------------------------------------------------- what it costs
@@ -236,13 +234,11 @@ def test_answers_are_their_receivers_and_all_memory_comes_home(tmp_path: Path, r
 
 
 def await_home(model: Any) -> None:
-    give_up = time.monotonic() + 20
-    while time.monotonic() < give_up:
+    def is_home() -> bool:
         statistics = model.server.statistics()["m"]
-        if not statistics["gpus"]["cuda:0"]["arena_bytes_in_use"] and not statistics["arena_bytes_in_use"]:
-            return
-        time.sleep(0.01)
-    raise AssertionError(statistics)
+        return not statistics["gpus"]["cuda:0"]["arena_bytes_in_use"] and not statistics["arena_bytes_in_use"]
+
+    assert until(is_home), model.server.statistics()["m"]
 
 
 @every_crossing_rung
@@ -264,12 +260,6 @@ def test_a_stub_that_dies_at_work_costs_its_request_alone(tmp_path: Path, rung: 
         np.testing.assert_array_equal(kept.numpy(), ramp(8))
         del kept
         await_home(model)
-
-
-def await_ready(model: Any) -> None:
-    give_up = time.monotonic() + 30
-    while not model.ready() and time.monotonic() < give_up:
-        time.sleep(0.01)
 
 
 # ------------------------------------------------------------------------------- that it is told
@@ -374,9 +364,7 @@ def test_a_stub_that_hangs_in_its_probe_can_be_killed_and_costs_its_request(tmp_
             kill_and_await_the_next(model)
         stub = pid_of(model)
         future = model.infer_async({"IN": caller.given(model, ramp())})
-        give_up = time.monotonic() + 30
-        while driver.calls(stub, "cuMemImportFromShareableHandle") == 0 and time.monotonic() < give_up:
-            time.sleep(0.01)
+        until(lambda: driver.calls(stub, "cuMemImportFromShareableHandle") > 0, 30)
         os.kill(stub, signal.SIGKILL)
         with pytest.raises(errors.StubDied, match="SIGKILL"):
             future.result()
@@ -388,13 +376,12 @@ def test_a_stub_that_hangs_in_its_probe_can_be_killed_and_costs_its_request(tmp_
 def kill_and_await_the_next(model: Any) -> None:
     stub = pid_of(model)
     os.kill(stub, signal.SIGKILL)
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
+
+    def is_next() -> bool:
         instance = model.server.statistics()["m"]["instances"][0]
-        if instance["state"] == "ready" and instance["pid"] != stub:
-            return
-        time.sleep(0.01)
-    raise AssertionError(instance)
+        return instance["state"] == "ready" and instance["pid"] != stub
+
+    assert until(is_next, 30), model.server.statistics()["m"]["instances"][0]
 
 
 def test_stubs_of_one_model_may_be_on_different_rungs(tmp_path: Path) -> None:

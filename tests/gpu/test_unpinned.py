@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from device_model import Caller, Driver, ramp, same, served
+from site_of_models import until
 
 from tensorferry import _server
 
@@ -34,10 +34,7 @@ def serves_on(model: Any, caller: Caller) -> None:
 
 
 def await_refused(more_than: int) -> None:
-    give_up = time.monotonic() + 30
-    while refused() <= more_than and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert refused() > more_than
+    assert until(lambda: refused() > more_than, 30)
 
 
 @pytest.mark.parametrize("cpu_inputs", [False, True])

@@ -8,23 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_model import needs_devices, ramp, same, served, write_model
+from device_model import MARKS_A_COPY, needs_devices, ramp, same, served, write_model
 
 import tensorferry
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install --group cuda")
 pytestmark = pytest.mark.emulated(devices=3)
 
-# 7s on the stub's own first device, by a stream of its own there.
-ON_ITS_FIRST = """
-assert tensor.__dlpack_device__()[1] == 0, tensor.__dlpack_device__()
-out = pb_utils.empty(tensor.shape(), "float32", device="cuda:0")
-there, view = self.gpu.view(out), self.gpu.view(tensor)
-self.gpu.copy(there, view, tensor.shape()[0])
-self.gpu.fill(there, 7, 3)
-del there, view
-return Response([Tensor.from_dlpack("OUT", out)])
-"""
+ON_ITS_FIRST = "assert tensor.__dlpack_device__()[1] == 0, tensor.__dlpack_device__()" + MARKS_A_COPY
 SAYS_WHAT_IT_SEES = """
 seen = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").encode()
 return Response([Tensor("OUT", np.frombuffer(seen, np.uint8))])
