@@ -4,7 +4,6 @@
 #include <tensorferry/transport/countdown.h>
 #include <tensorferry/transport/protocol.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "device_copies.h"
